@@ -1,0 +1,1 @@
+"""Features in, predictions out, with their losses."""

@@ -1,0 +1,1 @@
+"""Pictures, clips and volumes in, feature maps out, and any head on top."""

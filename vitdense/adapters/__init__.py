@@ -1,0 +1,1 @@
+"""Levels in, levels out; importing this package registers the adapters."""

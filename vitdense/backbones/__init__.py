@@ -1,0 +1,1 @@
+"""Backbones by name; importing this package registers them."""

@@ -1,0 +1,252 @@
+"""What the rooms promise each other: levels, batches, and the face of every backbone, adapter, head and data set."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypedDict
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from vitdense.registry import Config, Registry
+
+IGNORE = -1
+"""The class index of pixels without a label, in every mask and every loss, whatever the files use."""
+
+Split = Literal["train", "val"]
+Outputs = dict[str, Tensor]
+
+
+# ---------------------------------------------------------------- features
+
+
+@dataclass(frozen=True)
+class Level:
+    """One feature map that a backbone or an adapter promises: a cell covers `stride` x `stride` pixels."""
+
+    channels: int
+    stride: int
+    time_stride: int | None = None
+
+
+class Tokens(NamedTuple):
+    """Last-layer tokens after the final norm: patches (B, h*w, C), prefix (B, P, C), grid (h, w)."""
+
+    patches: Tensor
+    prefix: Tensor
+    grid: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every key of a set of weights; `missing` and `unexpected` stay empty, or loading fails."""
+
+    source: str
+    family: str
+    matched: tuple[str, ...] = ()
+    resized: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.matched)} matched"]
+        for name in ("resized", "adapted", "left_out", "fresh"):
+            keys = getattr(self, name)
+            if keys:
+                parts.append(
+                    f"{len(keys)} {name.replace('_', ' ')} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
+                )
+        return f"{self.source} [{self.family}]: {'; '.join(parts)}"
+
+
+class BackboneConfig(Config):
+    """Options that every backbone takes; `weights` is read by `create_backbone`, not by `build`."""
+
+    weights: str | None = None
+    in_channels: PositiveInt = 3
+    out_indices: tuple[int, ...] | None = None
+    drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
+    grad_checkpointing: bool = False
+    frozen_stages: NonNegativeInt = 0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def build(self) -> "Backbone":
+        """A backbone with freshly initialised weights."""
+        raise NotImplementedError
+
+
+class Backbone(nn.Module, ABC):
+    """Pictures in, maps out: (B, C, H, W), normalised, of any size -> [(B, C_i, ceil(H / s_i), ceil(W / s_i))]."""
+
+    levels: tuple[Level, ...]
+    embed_dim: int
+    num_layers: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    load_report: LoadReport | None = None
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """images: (B, C, H, W), normalised -> one map for each of `levels`, finest first."""
+
+    @abstractmethod
+    def tokens(self, images: Tensor) -> Tokens:
+        """images: (B, C, H, W), normalised -> the last layer's tokens, normed."""
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """images: (B, C, H, W), normalised -> (B, embed_dim), pooled as published."""
+
+    @abstractmethod
+    def layer_of(self, parameter: str) -> int:
+        """The depth of a parameter for layer-wise learning rates: 0 for the embedding, up to `num_layers`."""
+
+    def no_decay(self) -> set[str]:
+        """Names of parameters of two or more dimensions that weight decay must leave alone."""
+        return set()
+
+
+class AdapterConfig(Config):
+    """Options of one adapter."""
+
+    def build(self, levels: tuple[Level, ...]) -> "Adapter":
+        """An adapter for these levels; raises UserError where they can't be used."""
+        raise NotImplementedError
+
+
+class Adapter(nn.Module, ABC):
+    """Levels in, levels out."""
+
+    levels: tuple[Level, ...]
+
+    @abstractmethod
+    def forward(self, maps: list[Tensor], images: Tensor) -> list[Tensor]:
+        """maps of the backbone's levels, images (B, C, H, W) -> maps of this adapter's `levels`."""
+
+
+# ---------------------------------------------------------------- batches and heads
+
+
+class Sample(TypedDict, total=False):
+    """One picture: image (C, H, W) uint8, mask (H, W) int16 with IGNORE where unlabelled."""
+
+    id: str
+    image: Tensor
+    mask: Tensor
+    skipped: list[str]
+
+
+class Batch(TypedDict, total=False):
+    """images (B, C, H, W), uint8 or floats in [0, 1]; masks (B, H, W); sizes: (H, W) that each prediction must have."""
+
+    ids: list[str]
+    images: Tensor
+    masks: Tensor
+    sizes: list[tuple[int, int]]
+    skipped: list[str]
+
+
+Predictions = list[Any]
+"""One entry for each picture of the batch; for segmentation a (H, W) tensor of class indices."""
+
+
+class HeadConfig(Config):
+    """Options of one head; `num_classes` is taken from the data where the recipe leaves it out."""
+
+    num_classes: PositiveInt | None = None
+
+    def build(self, levels: tuple[Level, ...]) -> "Head":
+        """A head for these levels; raises UserError where they can't be used, naming an adapter that would help."""
+        raise NotImplementedError
+
+
+class Head(nn.Module, ABC):
+    """Features in, predictions out; owns no parameter outside `forward`."""
+
+    num_classes: int
+
+    @abstractmethod
+    def forward(self, features: list[Tensor], batch: Batch) -> Outputs:
+        """Maps of `levels` -> named outputs; segmentation gives `logits` (B, K, h, w) at the head's own stride."""
+
+    @abstractmethod
+    def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Scalars, already weighted; their sum is what is trained on."""
+
+    @abstractmethod
+    def predict(self, outputs: Outputs, batch: Batch) -> Predictions:
+        """Outputs -> one prediction for each picture, at `batch["sizes"]`."""
+
+
+# ---------------------------------------------------------------- data and metrics
+
+
+class DataConfig(Config):
+    """Options that every data set takes. `batch_size` counts the pictures of one optimizer step, over all processes."""
+
+    root: str | None = None
+    batch_size: PositiveInt = 16
+    eval_batch_size: PositiveInt = 1
+    workers: NonNegativeInt = 2
+    on_bad_sample: Literal["stop", "skip"] = "stop"
+
+    def build(self, split: Split) -> "Samples":
+        """The samples of a split; raises DataError where files are missing."""
+        raise NotImplementedError
+
+
+class Samples(Dataset[Sample], ABC):
+    """A data set whose items are asked for by (epoch, index), so that augmentation depends on nothing else."""
+
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of pictures of the split."""
+
+    @abstractmethod
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """(epoch, index) -> sample; raises DataError where it can't be read."""
+
+    @abstractmethod
+    def audit(self, *, limit: int | None = None, report: Callable[[str], None] | None = None) -> list[str]:
+        """Faults found in the files, each naming file and value; reads at most `limit` masks."""
+
+
+class Metric(ABC):
+    """Counts that add up: the result is the same under any split into batches and processes."""
+
+    @abstractmethod
+    def update(self, predictions: Predictions, batch: Batch) -> None:
+        """Count one batch."""
+
+    @abstractmethod
+    def reduce(self, sum_over_processes: Callable[[Tensor], Tensor]) -> None:
+        """Replace the counts by their sum over all processes."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """Results under the field's usual names; the first is the one that `best` follows."""
+
+    def details(self) -> Mapping[str, Any]:
+        """Results by class, for tables."""
+        return {}
+
+
+class MetricConfig(Config):
+    """Options of one metric."""
+
+    def build(self, samples: Samples) -> Metric:
+        """A metric for this data set's classes."""
+        raise NotImplementedError
+
+
+BACKBONES: Registry[BackboneConfig] = Registry("backbone", ("vitdense.backbones",))
+ADAPTERS: Registry[AdapterConfig] = Registry("adapter", ("vitdense.adapters",))
+HEADS: Registry[HeadConfig] = Registry("head")
+DATA: Registry[DataConfig] = Registry("data set", ("vitdense.data",))
+METRICS: Registry[MetricConfig] = Registry("metric", ("vitdense.metrics",))

@@ -1,0 +1,1 @@
+"""Data sets by name; importing this package registers them."""

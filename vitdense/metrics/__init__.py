@@ -1,0 +1,1 @@
+"""Metrics by name; importing this package registers them."""

@@ -1,0 +1,1 @@
+"""Operations that must be faster than their usual form."""

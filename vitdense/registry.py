@@ -1,0 +1,97 @@
+"""From a name to its config class and preset: one kind of registry for backbones, adapters, heads, data and metrics."""
+
+import difflib
+import fnmatch
+import importlib
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from vitdense.errors import UserError
+
+PLUGINS = "vitdense.plugins"
+
+
+class Config(BaseModel):
+    """A frozen set of options that refuses unknown keys; `build` makes the thing it describes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+C = TypeVar("C", bound=Config)
+
+
+class Registry(Generic[C]):
+    """Names of one kind. `modules` are imported at the first look-up, so that a name costs nothing until it is used."""
+
+    def __init__(self, kind: str, modules: tuple[str, ...] = (), *, plugins: bool = True) -> None:
+        self.kind = kind
+        self._modules = modules
+        self._plugins = plugins
+        self._entries: dict[str, tuple[type[C], dict[str, Any]]] = {}
+        self._families: dict[str, type[C]] = {}
+
+    def register(self, name: str, **preset: Any) -> Callable[[type[C]], type[C]]:
+        """Stand above a config class, once for each preset: the variants read as a table."""
+
+        def add(config: type[C]) -> type[C]:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            unknown = preset.keys() - config.model_fields.keys()
+            assert not unknown, f"{config.__name__} has no option {sorted(unknown)}"
+            self._entries[name] = (config, preset)
+            return config
+
+        return add
+
+    def register_family(self, prefix: str) -> Callable[[type[C]], type[C]]:
+        """Names of the form `prefix/anything`; the class's field `architecture` receives the part behind the slash."""
+
+        def add(config: type[C]) -> type[C]:
+            assert "architecture" in config.model_fields, f"{config.__name__} needs a field 'architecture'"
+            self._families[prefix] = config
+            return config
+
+        return add
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """Registered names that match a shell pattern, sorted; names of families are theirs to list."""
+        self._load()
+        return sorted(fnmatch.filter(self._entries, pattern))
+
+    def families(self) -> list[str]:
+        """Prefixes that lead to other libraries' names, such as `timm`."""
+        self._load()
+        return sorted(self._families)
+
+    def find(self, name: str) -> tuple[type[C], dict[str, Any]]:
+        """The config class of a name and its preset; an unknown name raises with the nearest ones."""
+        self._load()
+        prefix, slash, rest = name.partition("/")
+        if slash and prefix in self._families:
+            return self._families[prefix], {"architecture": rest}
+        if name in self._entries:
+            return self._entries[name]
+        raise UserError(self._unknown(name))
+
+    def create(self, name: str, options: Mapping[str, Any] | None = None) -> C:
+        """The config of a name with its preset and `options` on top; pydantic's ValidationError names bad options."""
+        config, preset = self.find(name)
+        return config.model_validate({**preset, **(options or {})})
+
+    def _load(self) -> None:
+        modules, self._modules = self._modules, ()
+        for module in modules:
+            importlib.import_module(module)
+        if self._plugins:
+            self._plugins = False
+            for entry in entry_points(group=PLUGINS):
+                entry.load()
+
+    def _unknown(self, name: str) -> str:
+        known = sorted(self._entries) + [f"{prefix}/..." for prefix in sorted(self._families)]
+        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        hint = f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else f"known: {', '.join(known)}"
+        return f"no {self.kind} named {name!r}; {hint}"
