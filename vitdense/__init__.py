@@ -1,1 +1,26 @@
-"""Pictures, clips and volumes in, feature maps out, and any head on top."""
+"""Pictures, clips and volumes in, feature maps out, and any head on top; names load what they need on first use."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vitdense.build import create_backbone, list_backbones, load_model
+    from vitdense.model import Model
+    from vitdense.recipe import load_recipe
+
+__version__ = "0.1.0"
+__all__ = ["Model", "__version__", "create_backbone", "list_backbones", "load_model", "load_recipe"]
+
+_HOMES = {
+    "Model": "vitdense.model",
+    "create_backbone": "vitdense.build",
+    "list_backbones": "vitdense.build",
+    "load_model": "vitdense.build",
+    "load_recipe": "vitdense.recipe",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vitdense' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -86,6 +86,7 @@ class Backbone(nn.Module, ABC):
     num_layers: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    config: BackboneConfig | None = None
     load_report: LoadReport | None = None
 
     @abstractmethod

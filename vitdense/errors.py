@@ -19,3 +19,11 @@ class CheckpointError(UserError):
 
 class WeightsError(UserError):
     """Weights that don't fit the backbone; the message names the keys."""
+
+
+class SaveError(RuntimeError):
+    """A checkpoint that could not be written, such as on a full disk; the ones before it are untouched."""
+
+
+class TrainingError(RuntimeError):
+    """Training that can't go on, such as a loss that is not finite; the message says at which step and on what."""

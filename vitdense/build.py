@@ -1,0 +1,150 @@
+"""From names and recipes to modules: backbones with weights and adapter, whole models, models from checkpoints."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from vitdense import checkpoint
+from vitdense.contracts import ADAPTERS, BACKBONES, Adapter, Backbone, BackboneConfig, HeadConfig, Tokens
+from vitdense.errors import CheckpointError, UserError
+from vitdense.model import Model
+from vitdense.recipe import Recipe, load_recipe
+
+
+class AdaptedBackbone(Backbone):
+    """A backbone whose maps pass through an adapter; `levels` are the adapter's."""
+
+    def __init__(self, backbone: Backbone, adapter: Adapter) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.adapter = adapter
+        self.levels = adapter.levels
+        self.embed_dim = backbone.embed_dim
+        self.num_layers = backbone.num_layers
+        self.mean, self.std = backbone.mean, backbone.std
+        self.config, self.load_report = backbone.config, backbone.load_report
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """images: (B, C, H, W), normalised -> one map for each of the adapter's levels."""
+        return self.adapter(self.backbone(images), images)  # type: ignore[no-any-return]
+
+    def tokens(self, images: Tensor) -> Tokens:
+        """The backbone's own tokens."""
+        return self.backbone.tokens(images)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The backbone's own vector."""
+        return self.backbone.embed(images)
+
+    def layer_of(self, parameter: str) -> int:
+        """The adapter is new, so it learns at the rate above the last layer."""
+        part, _, rest = parameter.partition(".")
+        return self.backbone.layer_of(rest) if part == "backbone" else self.num_layers + 1
+
+    def no_decay(self) -> set[str]:
+        """The backbone's, under their names here."""
+        return {f"backbone.{name}" for name in self.backbone.no_decay()}
+
+
+def list_backbones(pattern: str = "*") -> list[str]:
+    """Names of our own backbones that match a shell pattern; `timm/*` lists timm's."""
+    if pattern.startswith("timm/"):
+        import timm
+
+        return [f"timm/{name}" for name in timm.list_models() if fnmatch.fnmatch(f"timm/{name}", pattern)]
+    return BACKBONES.names(pattern)
+
+
+def create_backbone(
+    name: str,
+    *,
+    weights: str | Path | Mapping[str, Tensor] | None = None,
+    adapter: str | Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Backbone:
+    """A backbone by registry name, `adapter` by name or as {"name": ..., options}; UserError names what is wrong.
+
+    weights: "default", "timm/<model>.<tag>", "hf/<repo>", a file or folder, or a mapping of tensors.
+    """
+    try:
+        config = BACKBONES.create(name, options)
+        chosen = {"name": adapter} if isinstance(adapter, str) else dict(adapter or {})
+        adapter_config = ADAPTERS.create(chosen.pop("name"), chosen) if chosen else None
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, given {e['input']!r}" for e in error.errors())
+        raise UserError(f"{name}: {faults}") from error
+    backbone = _build_backbone(config, config.weights if weights is None else weights)
+    return backbone if adapter_config is None else AdaptedBackbone(backbone, adapter_config.build(backbone.levels))
+
+
+def _build_backbone(config: BackboneConfig, weights: str | Path | Mapping[str, Tensor] | None) -> Backbone:
+    """Build, and load; what a checkpoint says about itself (eps, mean, ...) stands below what the user set."""
+    if weights is None:
+        backbone = config.build()
+        backbone.config = config
+        return backbone
+    from vitdense.weights import load_weights, read_weights
+
+    found = read_weights(weights, config)
+    chosen = config.model_dump(exclude_unset=True)
+    config = type(config).model_validate({**found.options, **chosen})
+    backbone = config.build()
+    backbone.config = config
+    backbone.load_report = load_weights(backbone, found)
+    return backbone
+
+
+def build_model(
+    recipe: Recipe,
+    classes: Sequence[str],
+    palette: Sequence[tuple[int, int, int]] = (),
+    *,
+    load_weights: bool = True,
+) -> Model:
+    """The recipe's model for these classes; a class count written in the recipe must agree with them."""
+    config = recipe.backbone
+    backbone = _build_backbone(config, config.weights if load_weights else None)
+    if recipe.adapter is not None:
+        backbone = AdaptedBackbone(backbone, recipe.adapter.build(backbone.levels))
+    head = _with_classes(recipe.head, classes).build(backbone.levels)
+    return Model(backbone, head, classes=classes, palette=palette, inference=recipe.inference)
+
+
+def _with_classes(head: HeadConfig, classes: Sequence[str]) -> HeadConfig:
+    if head.num_classes not in (None, len(classes)):
+        raise UserError(
+            f"head.num_classes is {head.num_classes}, but the data set has {len(classes)} classes"
+            f" ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}); leave it out or make them agree"
+        )
+    return head.model_copy(update={"num_classes": len(classes)})
+
+
+def load_model(path: str | Path, *, averaged: bool = True) -> Model:
+    """A trained model from its checkpoint folder (`runs/x/best`), in eval mode; EMA weights where the run kept them."""
+    found = checkpoint.open_checkpoint(path)
+    recipe = load_recipe(found.folder / checkpoint.RECIPE)
+    palette = [(int(r), int(g), int(b)) for r, g, b in found.facts["palette"]]
+    model = build_model(recipe, found.facts["classes"], palette, load_weights=False)
+    load_state(model, found, averaged=averaged)
+    return model.eval()
+
+
+def load_state(model: torch.nn.Module, found: checkpoint.Checkpoint, *, averaged: bool) -> None:
+    """Copy a checkpoint's tensors into a model, strictly; CheckpointError names the keys that don't fit."""
+    state, own = found.weights(averaged=averaged), model.state_dict()
+    faults = [f"missing {key}" for key in own.keys() - state.keys()]
+    faults += [f"unexpected {key}" for key in state.keys() - own.keys()]
+    faults += [
+        f"{key} is {tuple(state[key].shape)}, the model's is {tuple(own[key].shape)}"
+        for key in own.keys() & state.keys()
+        if own[key].shape != state[key].shape
+    ]
+    if faults:
+        shown = "; ".join(sorted(faults)[:6])
+        raise CheckpointError(f"{found.folder} doesn't fit this model: {shown}{'; ...' if len(faults) > 6 else ''}")
+    model.load_state_dict(state)

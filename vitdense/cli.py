@@ -1,0 +1,24 @@
+"""How every command ends: one clear message instead of a traceback, and an exit code that says whose turn it is."""
+
+import sys
+from collections.abc import Callable
+
+from vitdense.errors import TrainingError, UserError
+
+DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 75
+"""Exit codes: done, anything else, a user's mistake, stopped by a signal after saving (resume continues)."""
+
+
+def run(main: Callable[[list[str]], int], arguments: list[str] | None = None) -> int:
+    """The exit code of `main`; a UserError is printed to stderr as one message."""
+    try:
+        return main(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return STOPPED

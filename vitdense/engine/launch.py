@@ -1,0 +1,52 @@
+"""Processes and devices: Fabric for a recipe, and what all processes must agree on."""
+
+import os
+from typing import Any, TypeVar
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from vitdense.errors import UserError
+from vitdense.recipe import EngineConfig
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def launch(engine: EngineConfig) -> Fabric:
+    """Fabric for this recipe; under torchrun it takes the processes that torchrun started."""
+    local, world = int(os.environ.get("LOCAL_WORLD_SIZE", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    on_gpu = engine.accelerator in ("auto", "cuda") and torch.cuda.is_available()
+    precision = engine.precision if engine.precision != "auto" else ("bf16-mixed" if on_gpu else "32-true")
+    fabric = Fabric(
+        accelerator=engine.accelerator if engine.accelerator != "auto" else ("cuda" if on_gpu else "cpu"),
+        devices=local or (1 if engine.devices == "auto" else engine.devices),
+        num_nodes=world // local if local else 1,
+        strategy="ddp" if world > 1 else engine.strategy,
+        precision=precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def any_process(fabric: Fabric, asked: bool) -> bool:
+    """Whether any process was asked; all get the same answer."""
+    if fabric.world_size == 1:
+        return asked
+    return bool(sum_over_processes(fabric, torch.tensor(float(asked), device=fabric.device)) > 0)
+
+
+def sum_over_processes(fabric: Fabric, counts: Tensor) -> Tensor:
+    """The sum of a tensor over all processes."""
+    total: Any = fabric.all_reduce(counts.to(fabric.device), reduce_op="sum")
+    assert isinstance(total, Tensor)
+    return total
+
+
+def share_batchnorm(fabric: Fabric, model: M) -> M:
+    """Batch norms that see the batches of all processes."""
+    if fabric.device.type != "cuda":
+        raise UserError("engine.sync_batchnorm works between GPUs only; set it to false for CPU processes")
+    convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+    converted: M = convert(model)
+    return converted

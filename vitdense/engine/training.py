@@ -1,0 +1,304 @@
+"""Training: one explicit, step-based loop on Lightning Fabric, resumable bit for bit."""
+
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+
+from vitdense import checkpoint, pictures
+from vitdense.build import build_model, load_state
+from vitdense.contracts import Batch
+from vitdense.data.loader import train_loader
+from vitdense.engine.averages import Averages
+from vitdense.engine.evaluation import evaluate, to_device
+from vitdense.engine.journal import Journal
+from vitdense.engine.launch import any_process, launch, share_batchnorm
+from vitdense.engine.signals import StopOnSignal
+from vitdense.errors import DataError, SaveError, TrainingError, UserError
+from vitdense.optim import build_optimizer, describe, parameter_groups, set_rate
+from vitdense.recipe import Recipe
+
+AUDITED_MASKS = 300
+"""How many masks the audit before step 0 decodes; tools/check.py reads them all."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run ended: the last step taken, its last metrics, whether a signal stopped it, and what it cost."""
+
+    step: int
+    metrics: dict[str, float]
+    stopped: bool
+    run_dir: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_bytes: int = 0
+
+
+def fit(
+    recipe: Recipe, *, resume: str | None = None, stop_after: int | None = None, eval_batches: int | None = None
+) -> FitResult:
+    """Train as the recipe says. `resume`: "auto" or a checkpoint; the last two cut a run short, for rehearsals."""
+    fabric = launch(recipe.engine)
+    training = Training(fabric, recipe, resume=resume, eval_batches=eval_batches)
+    return training.run(min(recipe.schedule.steps, stop_after or recipe.schedule.steps))
+
+
+class Training:
+    """One run: what it is made of, and the loop over it."""
+
+    def __init__(self, fabric: Fabric, recipe: Recipe, *, resume: str | None, eval_batches: int | None) -> None:
+        self.fabric = fabric
+        self.eval_batches = eval_batches
+        self.metrics: dict[str, float] = {}
+        self.found = self._find(recipe, resume)
+        self.train_samples, self.val_samples = recipe.data.build("train"), recipe.data.build("val")
+        if self.found is None:
+            self._audit()
+        torch.manual_seed(recipe.engine.seed)
+        self.plain = build_model(
+            recipe, self.train_samples.classes, self.train_samples.palette, load_weights=self.found is None
+        )
+        self.recipe = recipe.model_copy(update={"backbone": self.plain.backbone.config})
+        self.groups = parameter_groups(self.plain, self.plain.backbone, recipe.optim)
+        self._set_up()
+        self.step = self._restore()
+
+    # ------------------------------------------------------------ before the first step
+
+    def _find(self, recipe: Recipe, resume: str | None) -> checkpoint.Checkpoint | None:
+        """The checkpoint to go on from; a run folder that already holds one is never overwritten."""
+        run_dir = recipe.run_dir
+        if resume is None:
+            if any(run_dir.glob("step-*/" + checkpoint.MANIFEST)):
+                raise UserError(
+                    f"{run_dir} already holds a run: --resume auto goes on with it,"
+                    " engine.run_dir=FOLDER writes elsewhere, or remove it"
+                )
+            return None
+        if resume != "auto":
+            return checkpoint.open_checkpoint(resume)
+        if self.fabric.is_global_zero:
+            checkpoint.sweep(run_dir)
+        self.fabric.barrier()
+        return checkpoint.open_last(run_dir, warn=self.fabric.print)
+
+    def _audit(self) -> None:
+        """Look at the files before any weight moves; every process raises the same faults."""
+        faults: list[str] = []
+        if self.fabric.is_global_zero:
+            for samples in (self.train_samples, self.val_samples):
+                faults += samples.audit(limit=AUDITED_MASKS)
+        faults = self.fabric.broadcast(faults)
+        if faults:
+            raise DataError("the data set has faults\n" + "\n".join(f"  {fault}" for fault in faults))
+
+    def _set_up(self) -> None:
+        """Averaged copy, distributed wrapping, compilation."""
+        engine = self.recipe.engine
+        if engine.sync_batchnorm and self.fabric.world_size > 1:
+            self.plain = share_batchnorm(self.fabric, self.plain)
+        self.averaged: Any = None
+        if engine.ema is not None:
+            from timm.utils.model_ema import ModelEmaV3
+
+            self.averaged = ModelEmaV3(self.plain, decay=engine.ema, use_warmup=True, device=self.fabric.device)
+        model: Any = torch.compile(self.plain) if engine.compile else self.plain
+        model, optimizer = self.fabric.setup(model, build_optimizer(self.groups, self.recipe.optim))
+        self.model, self.optimizer = model, optimizer
+
+    def _restore(self) -> int:
+        """Weights, averages and optimizer of the checkpoint; the step to go on from."""
+        if self.found is None:
+            return 0
+        load_state(self.plain, self.found, averaged=False)
+        if self.averaged is not None:
+            load_state(self.averaged.module, self.found, averaged=True)
+        state = self.found.train_state()
+        seed, batch_size = state["sampler"]["seed"], state["sampler"]["batch_size"]
+        given = (self.recipe.engine.seed, self.recipe.data.batch_size)
+        if (seed, batch_size) != given:
+            raise UserError(
+                f"{self.found.folder} was made with engine.seed {seed} and data.batch_size {batch_size};"
+                f" given {given[0]} and {given[1]}: a resumed run would see other samples"
+            )
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.metrics = dict(self.found.facts["metrics"])
+        return self.found.step
+
+    # ------------------------------------------------------------ the loop
+
+    def run(self, until: int) -> FitResult:
+        """Steps up to `until`, with evaluation, checkpoints and records on the way."""
+        engine = self.recipe.engine
+        batches = self._batches(until)
+        self.seconds: dict[str, list[float]] = {"step": [], "evaluation": [], "save": []}
+        total, stopped = self.recipe.schedule.steps, False
+        with (
+            Journal(self.recipe.run_dir, start=self.step, total=total, active=self._first) as self.journal,
+            StopOnSignal() as stop,
+        ):
+            self._introduce()
+            self.window = Averages(self.step)
+            while self.step < until and not stopped:
+                self._train_step(batches)
+                stopped = any_process(self.fabric, stop.asked) and self.step < until
+                last = stopped or self.step == until
+                evaluate_now = self.step % engine.eval_every == 0 or (self.step == until and not stopped)
+                save_now = evaluate_now or last or self.step % engine.save_every == 0
+                if save_now or self.step % engine.log_every == 0:
+                    self._log()
+                if evaluate_now:
+                    self._evaluate()
+                if save_now:
+                    self._save(required=last, evaluated=evaluate_now)
+                    self.window = Averages(self.step)
+        seconds = {name: min(values) for name, values in self.seconds.items() if values}
+        return FitResult(self.step, self.metrics, stopped, self.recipe.run_dir, seconds, _peak_bytes())
+
+    @property
+    def _first(self) -> bool:
+        return bool(self.fabric.is_global_zero)
+
+    def _batches(self, until: int) -> Iterator[Batch]:
+        data, engine = self.recipe.data, self.recipe.engine
+        return iter(
+            train_loader(
+                self.train_samples,
+                data,
+                seed=engine.seed,
+                start_step=self.step,
+                num_steps=until - self.step,
+                accumulate=engine.accumulate,
+                rank=self.fabric.global_rank,
+                world_size=self.fabric.world_size,
+            )
+        )
+
+    def _train_step(self, batches: Iterator[Batch]) -> None:
+        """One optimizer step. Its random numbers depend on (seed, step, process) alone, so a resume repeats them."""
+        engine, start = self.recipe.engine, time.perf_counter()
+        torch.manual_seed(_step_seed(engine.seed, self.step, self.fabric.global_rank))
+        self.model.train()
+        rate = set_rate(self.optimizer, self.recipe.optim, self.recipe.schedule, self.step)
+        ids = []
+        for micro in range(engine.accumulate):
+            batch = to_device(next(batches), self.fabric.device)
+            ids.append(batch["ids"])
+            with self.fabric.no_backward_sync(self.model, enabled=micro + 1 < engine.accumulate):
+                outputs = self.model(batch)
+                losses = self.plain.head.losses(outputs, batch)
+                loss = torch.stack([*losses.values()]).sum()
+                self.fabric.backward(loss / engine.accumulate)
+            self.window.add({"loss": loss, **losses}, batch["ids"], len(batch.get("skipped", [])))
+        if engine.clip:
+            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=engine.clip, error_if_nonfinite=False)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.averaged is not None:
+            self.averaged.update(self.plain, step=self.step)
+        if engine.log_samples:
+            self.journal.samples(self.step, ids)
+        self.rate = rate
+        self.journal.advance(self.step)
+        self.seconds["step"].append(time.perf_counter() - start)
+
+    def _log(self) -> None:
+        """Write the window down and start the next one."""
+        window = self.window
+        taken, elapsed = self.step - window.start, window.seconds()
+        if not taken:
+            return
+        values = window.read(self.step)
+        values |= {"lr": self.rate, "pictures_per_second": taken * self.recipe.data.batch_size / elapsed}
+        if window.skipped:
+            values["skipped"] = float(window.skipped)
+        total = self.recipe.schedule.steps
+        self.journal.train(self.step, total, values, (total - self.step) * elapsed / taken)
+        self.window = Averages(self.step)
+
+    def _introduce(self) -> None:
+        samples, backbone = self.train_samples, self.plain.backbone
+        self.journal.environment({"recipe": self.recipe.name, "processes": self.fabric.world_size})
+        if self._first:
+            text = self.recipe.to_yaml()
+            (self.recipe.run_dir / checkpoint.RECIPE).write_text(text, encoding="utf-8")
+        self.journal.say(
+            f"{self.recipe.name}: {len(samples)} pictures to train on, {len(self.val_samples)} to validate,"
+            f" {len(samples.classes)} classes; {describe(self.groups)};"
+            f" {self.fabric.device}, {self.fabric.world_size} process(es) -> {self.recipe.run_dir}"
+        )
+        if backbone.load_report is not None:
+            self.journal.say(f"weights: {backbone.load_report}")
+        if self.found is not None:
+            self.journal.say(f"resumed from {self.found.folder}")
+
+    # ------------------------------------------------------------ evaluation and checkpoints
+
+    def _evaluate(self) -> None:
+        start = time.perf_counter()
+        module = self.plain if self.averaged is None else self.averaged.module
+        if self.fabric.world_size > 1:
+            for buffer in module.buffers():  # batch-norm statistics drift apart between processes
+                torch.distributed.broadcast(buffer, src=0)
+        panels: list[Any] = []
+        self.metrics, _ = evaluate(
+            self.fabric, module, self.val_samples, self.recipe, limit=self.eval_batches, panels=panels
+        )
+        seconds = time.perf_counter() - start
+        self.seconds["evaluation"].append(seconds)
+        self.journal.evaluation(self.step, self.metrics, seconds)
+        if panels:
+            self.journal.picture(self.step, pictures.contact_sheet(panels))
+
+    def _save(self, *, required: bool, evaluated: bool) -> None:
+        """A checkpoint, written by the first process; a failure is told and outlived unless it is the last one."""
+        if self._first:
+            start = time.perf_counter()
+            try:
+                checkpoint.save(self.recipe.run_dir, self.step, self._writers(), self._facts(evaluated))
+                checkpoint.prune(self.recipe.run_dir, self.recipe.engine.keep, next(iter(self.metrics), None))
+            except SaveError as error:
+                if required:
+                    raise TrainingError(f"the last checkpoint is lost: {error}") from error
+                self.journal.say(f"warning: {error}; training goes on, earlier checkpoints are untouched")
+            self.seconds["save"].append(time.perf_counter() - start)
+        self.fabric.barrier()
+
+    def _writers(self) -> dict[str, Any]:
+        engine, data = self.recipe.engine, self.recipe.data
+        consumed = self.step * data.batch_size
+        sampler = {"seed": engine.seed, "batch_size": data.batch_size, "consumed": consumed}
+        sampler["epoch"] = consumed // len(self.train_samples)
+        state = {"optimizer": self.optimizer.state_dict(), "sampler": sampler}
+        state["precision"] = self.fabric.strategy.precision.state_dict()
+        writers = {checkpoint.WEIGHTS: checkpoint.write_tensors(self.plain.state_dict())}
+        if self.averaged is not None:
+            writers[checkpoint.AVERAGED] = checkpoint.write_tensors(self.averaged.module.state_dict())
+        writers[checkpoint.TRAIN_STATE] = checkpoint.write_state(state)
+        writers[checkpoint.RECIPE] = checkpoint.write_text(self.recipe.to_yaml())
+        return writers
+
+    def _facts(self, evaluated: bool) -> dict[str, Any]:
+        """What the manifest says; metrics only where this very step was evaluated."""
+        samples, metrics = self.train_samples, self.metrics if evaluated else {}
+        return {"metrics": metrics, "classes": list(samples.classes), "palette": [list(c) for c in samples.palette]}
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """A seed of its own for every (seed, step, process)."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _peak_bytes() -> int:
+    """Most memory held so far: the GPU's where there is one, else this process's."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,169 @@
+"""Whole pictures or blended sliding windows, at several scales and flips, from any head that gives logits by pixel."""
+
+from collections.abc import Iterator
+from typing import Literal, Protocol
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from vitdense.contracts import Batch, Head, Outputs, Predictions
+from vitdense.errors import UserError
+from vitdense.registry import Config
+
+Extent = PositiveInt | tuple[PositiveInt, PositiveInt]
+
+
+class InferenceConfig(Config):
+    """How pictures are read off: one square number or (height, width) for `window` and `stride`.
+
+    `short_side` and `long_max` resize with the shape kept, as mmsegmentation's (2048, 512): to that short side, or
+    less where the long side would pass `long_max`. `stride` is two thirds of the window where it is left out.
+    """
+
+    mode: Literal["whole", "sliding"] = "whole"
+    short_side: PositiveInt | None = None
+    long_max: PositiveInt | None = None
+    window: Extent = 512
+    stride: Extent | None = None
+    blend: Literal["gaussian", "cosine", "uniform"] = "gaussian"
+    window_batch: PositiveInt = 4
+    scales: tuple[PositiveFloat, ...] = Field(default=(1.0,), min_length=1)
+    flip: bool = False
+
+    @model_validator(mode="after")
+    def _windows_touch(self) -> "InferenceConfig":
+        window, stride = self.window_and_stride()
+        if stride[0] > window[0] or stride[1] > window[1]:
+            raise ValueError(f"stride {stride} leaves gaps between windows of {window}; it can be {window} at most")
+        return self
+
+    def window_and_stride(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Window and stride, each as (height, width)."""
+        tall, wide = _pair(self.window)
+        default = (max(tall * 2 // 3, 1), max(wide * 2 // 3, 1))
+        return (tall, wide), default if self.stride is None else _pair(self.stride)
+
+
+class DenseModel(Protocol):
+    """What `infer` needs of a model: `Model` has it, and so has any module with a head."""
+
+    @property
+    def head(self) -> Head:
+        """The head whose `predict` turns outputs into predictions."""
+
+    def __call__(self, batch: Batch, /) -> Outputs:
+        """batch["images"]: (B, C, H, W), uint8 or floats in [0, 1] -> outputs."""
+
+
+@torch.no_grad()
+def infer(model: DenseModel, batch: Batch, config: InferenceConfig) -> Predictions:
+    """One prediction for each of batch["images"] (B, C, H, W), at batch["sizes"].
+
+    Pictures are resized bilinearly with antialiasing, as floats. One view's outputs reach the head as they are;
+    of several views the class probabilities are averaged at the size of batch["images"], as mmsegmentation does.
+    """
+    images = batch["images"]
+    height, width = images.shape[-2:]
+    views = [(scale, flipped) for scale in config.scales for flipped in ((False, True) if config.flip else (False,))]
+    if len(views) == 1:
+        view: Batch = {**batch, "images": _resize_images(images, fit((height, width), config, config.scales[0]))}
+        outputs = model(view) if config.mode == "whole" else {"logits": _slide(model, view, config)}
+        return model.head.predict(outputs, batch)
+    total: Tensor | None = None
+    for scale, flipped in views:
+        resized = _resize_images(images, fit((height, width), config, scale))
+        view = {**batch, "images": resized.flip(-1) if flipped else resized}
+        logits = _whole(model, view) if config.mode == "whole" else _slide(model, view, config)
+        probabilities = _resize(logits.flip(-1) if flipped else logits, (height, width)).softmax(dim=1)
+        total = probabilities if total is None else total.add_(probabilities)
+    assert total is not None
+    tiny = torch.finfo(total.dtype).tiny  # a log of 0 would poison its neighbours when the head resizes
+    return model.head.predict({"logits": total.div_(len(views)).clamp_min_(tiny).log_()}, batch)
+
+
+def fit(size: tuple[int, int], config: InferenceConfig, scale: float = 1.0) -> tuple[int, int]:
+    """The (height, width) that a picture of `size` is resized to, shape kept; `scale` is on top."""
+    factor = 1.0 if config.short_side is None else config.short_side / min(size)
+    if config.long_max is not None:
+        factor = min(factor, config.long_max / max(size))
+    height, width = (max(int(side * factor * scale + 0.5), 1) for side in size)
+    return height, width
+
+
+def window_starts(size: int, window: int, stride: int) -> list[int]:
+    """Where windows begin along one side: every `stride`, the last one shifted back to end at the border."""
+    count = max(size - window + stride - 1, 0) // stride + 1
+    return [max(min(index * stride, size - window), 0) for index in range(count)]
+
+
+def blend_weights(blend: Literal["gaussian", "cosine", "uniform"], size: tuple[int, int]) -> Tensor:
+    """(h, w): how much each pixel of a window counts, 1 in the middle and never below a thousandth."""
+    sides = []
+    for length in size:
+        place = (torch.arange(length, dtype=torch.float32) + 0.5) / length  # in (0, 1)
+        if blend == "gaussian":
+            sides.append(torch.exp(-0.5 * ((place - 0.5) / 0.125).square()))
+        elif blend == "cosine":
+            sides.append(torch.sin(torch.pi * place).square())
+        else:
+            sides.append(torch.ones(length))
+    return torch.outer(*sides).clamp_min(1e-3)
+
+
+def _slide(model: DenseModel, batch: Batch, config: InferenceConfig) -> Tensor:
+    """batch["images"]: (B, C, H, W) -> logits (B, K, H, W), the weighted mean of all windows over a pixel."""
+    images = batch["images"]
+    count, _, height, width = images.shape
+    (tall, wide), stride = config.window_and_stride()
+    size = (min(tall, height), min(wide, width))
+    weights = blend_weights(config.blend, size).to(images.device)
+    covered = torch.zeros(height, width, device=images.device)
+    total: Tensor | None = None
+    for places in _groups(window_starts(height, size[0], stride[0]), window_starts(width, size[1], stride[1]), config):
+        areas = [(..., slice(top, top + size[0]), slice(left, left + size[1])) for top, left in places]
+        crops: Batch = {"images": torch.cat([images[area] for area in areas])}  # (windows * B, C, h, w)
+        logits = _resize(_whole(model, crops), size)
+        if total is None:
+            total = logits.new_zeros(count, logits.shape[1], height, width)
+        for area, window in zip(areas, logits.chunk(len(areas)), strict=True):
+            total[area].addcmul_(window, weights.to(window.dtype))
+            covered[area[1:]] += weights
+    assert total is not None
+    return total.div_(covered)
+
+
+def _groups(tops: list[int], lefts: list[int], config: InferenceConfig) -> Iterator[list[tuple[int, int]]]:
+    places = [(top, left) for top in tops for left in lefts]
+    for start in range(0, len(places), config.window_batch):
+        yield places[start : start + config.window_batch]
+
+
+def _whole(model: DenseModel, batch: Batch) -> Tensor:
+    """Logits (B, K, h, w) in fp32 or better, at the head's own stride."""
+    outputs = model(batch)
+    if "logits" not in outputs or outputs["logits"].ndim != 4:
+        given = {name: tuple(value.shape) for name, value in outputs.items()}
+        raise UserError(
+            f"windows, several scales and flips need a head that gives logits (B, K, h, w), this one gives {given}; "
+            "set mode: whole, scales: [1.0], flip: false"
+        )
+    logits = outputs["logits"]
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    return logits if logits.shape[-2:] == size else F.interpolate(logits, size=size, mode="bilinear")
+
+
+def _resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images of this size as they are; others as floats in [0, 1]."""
+    if images.shape[-2:] == size:
+        return images
+    floats = images if images.is_floating_point() else images.float() / 255
+    return F.interpolate(floats, size=size, mode="bilinear", antialias=True)
+
+
+def _pair(extent: int | tuple[int, int]) -> tuple[int, int]:
+    return (extent, extent) if isinstance(extent, int) else extent

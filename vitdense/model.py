@@ -1,0 +1,80 @@
+"""Model: normalise, backbone, head. Plain torch: it runs in a bare script, under torch.compile, autocast and DDP."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vitdense.contracts import Backbone, Batch, Head, Outputs, Predictions
+from vitdense.errors import UserError
+from vitdense.inference import InferenceConfig, infer
+
+
+class Model(nn.Module):
+    """A backbone under a head; `classes` and `palette` name what the head's indices mean."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: Head,
+        *,
+        classes: Sequence[str] = (),
+        palette: Sequence[tuple[int, int, int]] = (),
+        inference: InferenceConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.classes = tuple(classes)
+        self.palette = tuple(palette)
+        self.inference = inference or InferenceConfig()
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std).view(-1, 1, 1), persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """images: (B, C, H, W), uint8 or floats in [0, 1] -> floats with the weights' own mean and deviation."""
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        if not images.is_floating_point():
+            images = images.to(mean.dtype) / 255
+        return (images - mean) / std
+
+    def forward(self, batch: Batch) -> Outputs:
+        """batch["images"]: (B, C, H, W), uint8 or floats in [0, 1] -> the head's outputs."""
+        return self.head(self.backbone(self.normalise(batch["images"])), batch)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def predict(self, pictures: Sequence[object], inference: InferenceConfig | None = None) -> Predictions:
+        """PIL images, (H, W, C) uint8 arrays or paths, of any sizes -> a prediction each, at the picture's own size."""
+        was_training = self.training
+        self.eval()
+        try:
+            results: Predictions = []
+            for index, picture in enumerate(pictures):
+                image = _read(picture).to(self.get_buffer("mean").device)
+                if image.shape[0] != len(self.backbone.mean):
+                    expected = len(self.backbone.mean)
+                    raise UserError(f"picture {index} has {image.shape[0]} channels, the model takes {expected}")
+                batch: Batch = {"images": image[None], "sizes": [(image.shape[1], image.shape[2])]}
+                results += infer(self, batch, inference or self.inference)
+            return results
+        finally:
+            self.train(was_training)
+
+
+def _read(picture: object) -> Tensor:
+    """A path, a PIL image or an array -> (C, H, W) uint8."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    from vitdense.data.images import read_image
+
+    if isinstance(picture, str | Path):
+        array = read_image(Path(picture))
+    elif isinstance(picture, Image.Image):
+        array = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    elif isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.dtype == np.uint8:
+        array = picture
+    else:
+        raise UserError(f"expected a path, a PIL image or a (H, W, C) uint8 array, given {type(picture).__name__}")
+    return torch.from_numpy(np.array(array)).permute(2, 0, 1)  # (C, H, W)
