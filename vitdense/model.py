@@ -35,8 +35,7 @@ class Model(nn.Module):
     def normalise(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W), uint8 or floats in [0, 1] -> floats with the weights' own mean and deviation."""
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        if not images.is_floating_point():
-            images = images.to(mean.dtype) / 255
+        images = images.to(mean.dtype) if images.is_floating_point() else images.to(mean.dtype) / 255
         return (images - mean) / std
 
     def forward(self, batch: Batch) -> Outputs:

@@ -33,7 +33,7 @@ def test_a_family_takes_the_part_behind_the_slash() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(UserError, match="no shape named 'sqare'; did you mean 'square'?"):
+    with pytest.raises(UserError, match=r"no shape named 'sqare'; did you mean 'square'\?"):
         registry().create("sqare")
 
 

@@ -1,1 +1,5 @@
 """Data sets by name; importing this package registers them."""
+
+from vitdense.data import ade20k as ade20k
+from vitdense.data import folder as folder
+from vitdense.data import shapes as shapes

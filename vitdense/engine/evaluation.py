@@ -40,7 +40,9 @@ def evaluate(
             if panels is not None and fabric.is_global_zero:
                 room = recipe.engine.pictures - len(panels)
                 for image, mask, result in list(zip(batch["images"], batch["masks"], predictions, strict=True))[:room]:
-                    panels.append(pictures.panel(image, mask, result, samples.classes, samples.palette))
+                    panels.append(
+                        pictures.panel(image.permute(1, 2, 0), mask, result, samples.classes, samples.palette)
+                    )
     if fabric.world_size > 1:
         metric.reduce(partial(sum_over_processes, fabric))
     return metric.compute(), metric

@@ -1,6 +1,7 @@
 """Training: one explicit, step-based loop on Lightning Fabric, resumable bit for bit."""
 
 import resource
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,8 +20,9 @@ from vitdense.engine.averages import Averages
 from vitdense.engine.evaluation import evaluate, to_device
 from vitdense.engine.journal import Journal
 from vitdense.engine.launch import any_process, launch, share_batchnorm
+from vitdense.engine.saved import check_sampler, find_checkpoint, sampler_state
 from vitdense.engine.signals import StopOnSignal
-from vitdense.errors import DataError, SaveError, TrainingError, UserError
+from vitdense.errors import DataError, SaveError, TrainingError
 from vitdense.optim import build_optimizer, describe, parameter_groups, set_rate
 from vitdense.recipe import Recipe
 
@@ -56,10 +58,10 @@ class Training:
         self.fabric = fabric
         self.eval_batches = eval_batches
         self.metrics: dict[str, float] = {}
-        self.found = self._find(recipe, resume)
+        self.found = find_checkpoint(fabric, recipe, resume)
         self.train_samples, self.val_samples = recipe.data.build("train"), recipe.data.build("val")
         if self.found is None:
-            self._audit()
+            self._audit(recipe)
         torch.manual_seed(recipe.engine.seed)
         self.plain = build_model(
             recipe, self.train_samples.classes, self.train_samples.palette, load_weights=self.found is None
@@ -71,32 +73,19 @@ class Training:
 
     # ------------------------------------------------------------ before the first step
 
-    def _find(self, recipe: Recipe, resume: str | None) -> checkpoint.Checkpoint | None:
-        """The checkpoint to go on from; a run folder that already holds one is never overwritten."""
-        run_dir = recipe.run_dir
-        if resume is None:
-            if any(run_dir.glob("step-*/" + checkpoint.MANIFEST)):
-                raise UserError(
-                    f"{run_dir} already holds a run: --resume auto goes on with it,"
-                    " engine.run_dir=FOLDER writes elsewhere, or remove it"
-                )
-            return None
-        if resume != "auto":
-            return checkpoint.open_checkpoint(resume)
-        if self.fabric.is_global_zero:
-            checkpoint.sweep(run_dir)
-        self.fabric.barrier()
-        return checkpoint.open_last(run_dir, warn=self.fabric.print)
-
-    def _audit(self) -> None:
+    def _audit(self, recipe: Recipe) -> None:
         """Look at the files before any weight moves; every process raises the same faults."""
         faults: list[str] = []
         if self.fabric.is_global_zero:
             for samples in (self.train_samples, self.val_samples):
                 faults += samples.audit(limit=AUDITED_MASKS)
         faults = self.fabric.broadcast(faults)
-        if faults:
-            raise DataError("the data set has faults\n" + "\n".join(f"  {fault}" for fault in faults))
+        if not faults:
+            return
+        message = "the data set has faults\n" + "\n".join(f"  {fault}" for fault in faults)
+        if recipe.data.on_bad_sample == "stop":
+            raise DataError(f"{message}\n  data.on_bad_sample=skip trains without what can't be read")
+        self.fabric.print(f"warning: {message}", file=sys.stderr)
 
     def _set_up(self) -> None:
         """Averaged copy, distributed wrapping, compilation."""
@@ -120,13 +109,7 @@ class Training:
         if self.averaged is not None:
             load_state(self.averaged.module, self.found, averaged=True)
         state = self.found.train_state()
-        seed, batch_size = state["sampler"]["seed"], state["sampler"]["batch_size"]
-        given = (self.recipe.engine.seed, self.recipe.data.batch_size)
-        if (seed, batch_size) != given:
-            raise UserError(
-                f"{self.found.folder} was made with engine.seed {seed} and data.batch_size {batch_size};"
-                f" given {given[0]} and {given[1]}: a resumed run would see other samples"
-            )
+        check_sampler(self.found, state, self.recipe)
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.metrics = dict(self.found.facts["metrics"])
@@ -273,10 +256,7 @@ class Training:
         self.fabric.barrier()
 
     def _writers(self) -> dict[str, Any]:
-        engine, data = self.recipe.engine, self.recipe.data
-        consumed = self.step * data.batch_size
-        sampler = {"seed": engine.seed, "batch_size": data.batch_size, "consumed": consumed}
-        sampler["epoch"] = consumed // len(self.train_samples)
+        sampler = sampler_state(self.recipe, self.step, len(self.train_samples))
         state = {"optimizer": self.optimizer.state_dict(), "sampler": sampler}
         state["precision"] = self.fabric.strategy.precision.state_dict()
         writers = {checkpoint.WEIGHTS: checkpoint.write_tensors(self.plain.state_dict())}

@@ -1,1 +1,3 @@
-"""Metrics by name; importing this package registers them."""
+"""Metrics: counts that add up over batches and processes; each file registers its names."""
+
+from vitdense.metrics import segmentation  # noqa: F401

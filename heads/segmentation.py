@@ -1,0 +1,114 @@
+"""What every semantic segmentation head shares: cross entropy over the mask's pixels, and class indices at any size."""
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitdense.contracts import IGNORE, Batch, Head, HeadConfig, Level, Outputs, Predictions
+from vitdense.errors import UserError
+
+MASK_DTYPES = (torch.int16, torch.int32, torch.int64)
+
+
+class SegmentationConfig(HeadConfig):
+    """Options of every head that gives `logits` (B, K, h, w)."""
+
+    dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    align_corners: bool = False
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    class_weights: tuple[PositiveFloat, ...] | None = None
+
+
+class SegmentationHead(Head):
+    """Losses and predictions from `logits` (B, K, h, w) and, in training, `auxiliary_logits` of the same kind."""
+
+    auxiliary_weight = 0.0
+
+    def __init__(self, config: SegmentationConfig, levels: tuple[Level, ...]) -> None:
+        super().__init__()
+        if config.num_classes is None:
+            raise UserError("a segmentation head needs num_classes: give it, or take it from the data")
+        if any(level.time_stride is not None for level in levels):
+            raise UserError("a segmentation head needs the maps of pictures, got levels with a time stride")
+        weights = config.class_weights
+        if weights is not None and len(weights) != config.num_classes:
+            raise UserError(f"class_weights needs one number per class: got {len(weights)} for {config.num_classes}")
+        self.num_classes = config.num_classes
+        self.align_corners = config.align_corners
+        self.label_smoothing = config.label_smoothing
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
+
+    def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Mean cross entropy over labelled pixels: `loss_ce`, and `loss_aux` times its weight; both () in fp32."""
+        masks = check_masks(outputs["logits"], batch)
+        losses = {"loss_ce": self._cross_entropy(outputs["logits"], masks)}
+        if "auxiliary_logits" in outputs:
+            losses["loss_aux"] = self.auxiliary_weight * self._cross_entropy(outputs["auxiliary_logits"], masks)
+        return losses
+
+    def predict(self, outputs: Outputs, batch: Batch) -> Predictions:
+        """One (H, W) tensor of class indices for each picture, uint8 up to 255 classes, else int16."""
+        sizes = batch["sizes"]
+        assert len(sizes) == len(outputs["logits"]), f"{len(sizes)} sizes for {len(outputs['logits'])} pictures"
+        dtype = torch.uint8 if self.num_classes <= 255 else torch.int16
+        predictions: Predictions = []
+        for logits, size in zip(outputs["logits"], sizes, strict=True):
+            resized = resize(full_precision(logits[None]), size, align_corners=self.align_corners)  # (1, K, H, W)
+            predictions.append(resized[0].argmax(dim=0).to(dtype))
+        return predictions
+
+    def _cross_entropy(self, logits: Tensor, masks: Tensor) -> Tensor:
+        resized = resize(full_precision(logits), (masks.shape[-2], masks.shape[-1]), align_corners=self.align_corners)
+        return cross_entropy(resized, masks, weights=self.class_weights, label_smoothing=self.label_smoothing)
+
+
+def cross_entropy(
+    logits: Tensor, masks: Tensor, *, weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """logits (B, K, H, W), masks (B, H, W) int64 -> (): torch's weighted mean, but 0 where no pixel has a label.
+
+    Ignored pixels add nothing to the sum, so a batch without labels gives an exact 0 that still reaches every
+    parameter (the usual `logits.sum() * 0` overflows in half precision).
+    """
+    weights = None if weights is None else weights.to(logits.dtype)
+    labelled = masks != IGNORE
+    total = F.cross_entropy(
+        logits, masks, weight=weights, ignore_index=IGNORE, reduction="sum", label_smoothing=label_smoothing
+    )
+    count = labelled.sum().to(total.dtype) if weights is None else (weights[masks.clamp_min(0)] * labelled).sum()
+    return total / torch.where(count > 0, count, torch.ones_like(count))
+
+
+def check_masks(logits: Tensor, batch: Batch) -> Tensor:
+    """The batch's masks as (B, H, W) int64, or a UserError where they don't belong to its pictures."""
+    masks = batch["masks"]
+    if masks.dtype not in MASK_DTYPES:
+        raise UserError(f"masks must hold int16, int32 or int64 class indices, got {masks.dtype}")
+    height_width = tuple(batch["images"].shape[-2:]) if "images" in batch else tuple(masks.shape[1:])
+    expected = (len(logits), *height_width)
+    if tuple(masks.shape) != expected:
+        raise UserError(f"masks must be (B, H, W) = {expected} as the pictures are, got {tuple(masks.shape)}")
+    return masks.long()
+
+
+def resize(maps: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
+    """maps (B, C, h, w) -> (B, C, H, W), bilinear; untouched where the size is right already."""
+    if maps.shape[-2:] == size:
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def full_precision(logits: Tensor) -> Tensor:
+    """Half precision to fp32; fp32 and fp64 as they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def classifier(channels: int, num_classes: int) -> nn.Conv2d:
+    """A 1x1 convolution to class logits, initialised as in the published recipes: normal, std 0.01."""
+    layer = nn.Conv2d(channels, num_classes, kernel_size=1)
+    nn.init.normal_(layer.weight, std=0.01)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer

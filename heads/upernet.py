@@ -1,0 +1,145 @@
+"""UperNet: pyramid pooling on the coarsest level, a feature pyramid above it, and an auxiliary head (Xiao et al. 2018,
+https://arxiv.org/abs/1807.10221); parameters are named as in transformers' UperNetForSemanticSegmentation."""
+
+from itertools import pairwise
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+
+from heads.segmentation import SegmentationConfig, SegmentationHead, classifier, resize
+from vitdense.contracts import HEADS, Batch, Level, Outputs
+from vitdense.errors import UserError
+
+
+@HEADS.register("upernet")
+class UperNetConfig(SegmentationConfig):
+    """UperNet as published; `auxiliary_weight: 0` leaves the auxiliary head out."""
+
+    channels: PositiveInt = 512
+    pool_scales: tuple[PositiveInt, ...] = Field(default=(1, 2, 3, 6), min_length=1)
+    auxiliary_weight: NonNegativeFloat = 0.4
+    auxiliary_channels: PositiveInt = 256
+    auxiliary_level: int = -2
+    auxiliary_convs: PositiveInt = 1
+
+    def build(self, levels: tuple[Level, ...]) -> "UperNet":
+        """A UperNet for a pyramid of two levels or more; raises UserError for anything else."""
+        return UperNet(self, levels)
+
+
+class UperNet(SegmentationHead):
+    """Maps of a pyramid -> `logits` at the finest level's stride; in training `auxiliary_logits` at its own level's."""
+
+    def __init__(self, config: UperNetConfig, levels: tuple[Level, ...]) -> None:
+        check_pyramid(levels)
+        super().__init__(config, levels)
+        self.auxiliary_weight = config.auxiliary_weight
+        self.decode_head = PyramidDecoder(config, tuple(level.channels for level in levels))
+        self.auxiliary_head: AuxiliaryHead | None = None
+        if config.auxiliary_weight > 0:
+            if not -len(levels) <= config.auxiliary_level < len(levels):
+                raise UserError(f"auxiliary_level is {config.auxiliary_level}, but there are {len(levels)} levels")
+            self.auxiliary_head = AuxiliaryHead(config, levels[config.auxiliary_level].channels)
+
+    def forward(self, features: list[Tensor], batch: Batch) -> Outputs:
+        """features: (B, C_i, h_i, w_i), finest first -> logits (B, K, h_0, w_0)."""
+        outputs = {"logits": self.decode_head(features)}
+        if self.training and self.auxiliary_head is not None:
+            outputs["auxiliary_logits"] = self.auxiliary_head(features)
+        return outputs
+
+
+class PyramidDecoder(nn.Module):
+    """Pyramid pooling, top-down fusion, and one classifier over all levels at the finest size."""
+
+    def __init__(self, config: UperNetConfig, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        width = config.channels
+        self.align_corners = config.align_corners
+        self.pools_to_one_cell = 1 in config.pool_scales
+        self.classifier = classifier(width, config.num_classes or 0)
+        self.psp_modules = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvBlock(channels[-1], width, kernel_size=1))
+            for scale in config.pool_scales
+        )
+        self.bottleneck = ConvBlock(channels[-1] + len(config.pool_scales) * width, width, kernel_size=3)
+        self.lateral_convs = nn.ModuleList(ConvBlock(size, width, kernel_size=1) for size in channels[:-1])
+        self.fpn_convs = nn.ModuleList(ConvBlock(width, width, kernel_size=3) for _ in channels[:-1])
+        self.fpn_bottleneck = ConvBlock(len(channels) * width, width, kernel_size=3)
+        self.dropout = nn.Dropout2d(config.dropout)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """features: (B, C_i, h_i, w_i), finest first -> (B, K, h_0, w_0)."""
+        fused = [self._pool(features[-1])]
+        for lateral, feature in zip(reversed(self.lateral_convs), reversed(features[:-1]), strict=True):
+            above = lateral(feature)
+            fused.append(above + self._resize(fused[-1], above))
+        top, *lower = fused
+        finest_first = [conv(maps) for conv, maps in zip(self.fpn_convs, reversed(lower), strict=True)] + [top]
+        aligned = [self._resize(maps, finest_first[0]) for maps in finest_first]
+        maps = self.fpn_bottleneck(torch.cat(aligned, dim=1))
+        logits: Tensor = self.classifier(self.dropout(maps))
+        return logits
+
+    def _pool(self, coarsest: Tensor) -> Tensor:
+        if self.training and len(coarsest) == 1:
+            self._check_batch_norm(coarsest)
+        pooled = [self._resize(module(coarsest), coarsest) for module in self.psp_modules]
+        maps: Tensor = self.bottleneck(torch.cat([coarsest, *pooled], dim=1))
+        return maps
+
+    def _resize(self, maps: Tensor, like: Tensor) -> Tensor:
+        return resize(maps, (like.shape[-2], like.shape[-1]), align_corners=self.align_corners)
+
+    def _check_batch_norm(self, coarsest: Tensor) -> None:
+        """Batch norm has no variance over one value; synchronised and frozen norms have more to go by."""
+        alone = type(self.bottleneck.batch_norm) is nn.BatchNorm2d and self.bottleneck.batch_norm.training
+        if alone and (self.pools_to_one_cell or coarsest.shape[-2:].numel() == 1):
+            raise UserError(
+                "upernet trains with batch norm over pooled 1x1 maps and needs a batch of at least 2 pictures per "
+                "process, got 1: raise data.batch_size or use fewer processes or accumulation steps"
+            )
+
+
+class AuxiliaryHead(nn.Module):
+    """A small fully convolutional head on one level, used in training only."""
+
+    def __init__(self, config: UperNetConfig, channels: int) -> None:
+        super().__init__()
+        width = config.auxiliary_channels
+        self.level = config.auxiliary_level
+        sizes = [channels] + [width] * config.auxiliary_convs
+        self.convs = nn.Sequential(*(ConvBlock(a, b, kernel_size=3) for a, b in pairwise(sizes)))
+        self.dropout = nn.Dropout2d(config.dropout)
+        self.classifier = classifier(width, config.num_classes or 0)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """features: (B, C_i, h_i, w_i), finest first -> (B, K, h, w) at this head's level."""
+        logits: Tensor = self.classifier(self.dropout(self.convs(features[self.level])))
+        return logits
+
+
+class ConvBlock(nn.Module):
+    """Convolution without bias, batch norm, ReLU; the size stays."""
+
+    def __init__(self, channels: int, out_channels: int, *, kernel_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.batch_norm = nn.BatchNorm2d(out_channels)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """maps: (B, C, H, W) -> (B, C_out, H, W)."""
+        out: Tensor = self.batch_norm(self.conv(maps))
+        return out.relu()
+
+
+def check_pyramid(levels: tuple[Level, ...]) -> None:
+    """Raise UserError unless there are two levels or more, each coarser than the one before."""
+    strides = [level.stride for level in levels]
+    if len(levels) < 2 or any(coarse <= fine for fine, coarse in pairwise(strides)):
+        raise UserError(
+            f"upernet needs a pyramid: at least 2 levels of growing stride, finest first; got strides {strides}. "
+            "An adapter makes one of a plain ViT's maps: `adapter: {name: simple_pyramid}`"
+        )

@@ -1,0 +1,49 @@
+"""What the parity tests share: weights that carry a signal, and the road from a peer's state to our backbone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vitdense.contracts import BACKBONES, Backbone
+from vitdense.weights import load_weights, read_weights
+
+Enliven = Callable[[nn.Module], nn.Module]
+Fill = Callable[..., Backbone]
+
+
+def enlivened(module: nn.Module, seed: int = 0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            centre = 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0
+            parameter.copy_(centre + 0.12 * torch.randn(parameter.shape, generator=generator))
+    return module.eval()
+
+
+def filled(name: str, source: Any, options: dict[str, Any]) -> Backbone:
+    """The road that create_backbone takes: the options of the weights below what is given."""
+    weights = read_weights(source, BACKBONES.create(name, options))
+    backbone = BACKBONES.create(name, {**weights.options, **options}).build()
+    backbone.load_report = load_weights(backbone, weights)
+    return backbone.eval()
+
+
+@pytest.fixture
+def enliven() -> Enliven:
+    return enlivened
+
+
+@pytest.fixture
+def fill() -> Fill:
+    return filled
+
+
+@pytest.fixture
+def picture() -> Callable[..., Tensor]:
+    def draw(height: int, width: int, batch: int = 2) -> Tensor:
+        return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(7))
+
+    return draw

@@ -1,0 +1,219 @@
+"""Sources of weights: what is opened, what is refused, and what each message says."""
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vitdense.contracts import BACKBONES, Backbone
+from vitdense.errors import UserError, WeightsError
+from vitdense.weights import Weights, load_weights, read_weights
+from vitdense.weights.published import PUBLISHED, published_for
+
+Fill = Callable[..., Backbone]
+
+
+def nano(name: str = "vit_nano_patch8", **options: Any) -> Backbone:
+    return BACKBONES.create(name, options).build().eval()
+
+
+def read(source: Any, name: str = "vit_nano_patch8", **options: Any) -> Weights:
+    return read_weights(source, BACKBONES.create(name, options))
+
+
+@pytest.mark.parametrize("name", ["vit_nano_patch8", "swin_nano"])
+@pytest.mark.parametrize("suffix", ["safetensors", "pth", "pt", "bin"])
+def test_our_own_weights_come_back_from_a_file(name: str, suffix: str, fill: Fill, tmp_path: Path) -> None:
+    ours = nano(name)
+    path = tmp_path / f"weights.{suffix}"
+    state = ours.state_dict()
+    if suffix == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    again = fill(name, path, {})
+    for key, tensor in again.state_dict().items():
+        assert torch.equal(tensor, state[key])
+    assert again.load_report is not None
+    assert len(again.load_report.matched) == len(state)
+    assert not again.load_report.left_out
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": {"state_dict": state}},
+        lambda state: {"model_ema": state},
+        lambda state: {f"module.{key}": tensor for key, tensor in state.items()},
+        lambda state: {f"_orig_mod.module.{key}": tensor for key, tensor in state.items()},
+        lambda state: {**{f"backbone.{k}": t for k, t in state.items()}, "decode_head.conv.weight": torch.ones(1)},
+    ],
+)
+def test_wrappers_are_taken_off(wrap: Callable[[dict[str, Tensor]], dict[str, Any]], fill: Fill) -> None:
+    state = nano().state_dict()
+    ours = fill("vit_nano_patch8", wrap(state), {})
+    assert all(torch.equal(tensor, state[key]) for key, tensor in ours.state_dict().items())
+
+
+def test_a_folder_of_ours_is_read_below_its_prefix(tmp_path: Path, fill: Fill) -> None:
+    state = nano("swin_nano").state_dict()
+    save_file(
+        {f"backbone.{k}": v for k, v in state.items()} | {"head.x": torch.ones(1)}, tmp_path / "model.safetensors"
+    )
+    ours = fill("swin_nano", tmp_path, {})
+    assert ours.load_report is not None
+    assert ours.load_report.family == "vitdense"
+    assert ours.load_report.left_out == ("head.x",)
+
+
+def test_transformers_options_rank_below_the_users(tmp_path: Path) -> None:
+    weights = read(_transformers_vit())
+    assert weights.family == "transformers"
+    assert weights.options == {
+        "layer_norm_eps": 1e-12,
+        "position_antialias": False,
+        "position_interpolation": "bicubic",
+        "image_size": 64,
+    }
+    save_file(_transformers_vit(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"layer_norm_eps": 1e-5, "num_attention_heads": 2}))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.4] * 3}))
+    options = read(tmp_path).options
+    assert options["layer_norm_eps"] == 1e-5
+    assert options["mean"] == (0.5, 0.5, 0.5)
+    assert options["std"] == (0.4, 0.4, 0.4)
+
+
+def test_timms_pixel_statistics_are_kept(tmp_path: Path) -> None:
+    save_file(nano().state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}))
+    options = read(tmp_path).options
+    assert (options["mean"], options["std"]) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def test_another_number_of_heads_is_refused(tmp_path: Path) -> None:
+    save_file(_transformers_vit(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 4}))
+    with pytest.raises(WeightsError, match="has 4 attention heads, and num_heads is 2 here"):
+        read(tmp_path)
+
+
+def test_another_activation_is_refused(tmp_path: Path) -> None:
+    save_file(_transformers_vit(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_act": "quick_gelu"}))
+    with pytest.raises(WeightsError, match="hidden_act 'quick_gelu'; known here: 'gelu'"):
+        read(tmp_path)
+
+
+def test_pickles_that_would_run_code_are_refused(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    (tmp_path / "weights.pth").write_bytes(pickle.dumps({"state_dict": Bomb()}, protocol=2))
+    torch.save({"blocks.0.attn.qkv.weight": Bomb()}, tmp_path / "zipped.pth")
+    for name in ("weights.pth", "zipped.pth"):
+        with pytest.raises(WeightsError, match=r"\.pth is refused: it is damaged, or holds more than tensors"):
+            read(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+@pytest.mark.parametrize("kept", [0, 1, 7, 100, 2000])
+def test_damaged_files_are_refused(name: str, kept: int, tmp_path: Path) -> None:
+    path = tmp_path / name
+    state = nano().state_dict()
+    if name.endswith("pth"):
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(WeightsError, match=rf"{name} (can't be read as a checkpoint|is refused)"):
+        read(path)
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    state = nano().state_dict()
+    state["norm.bias"] = state["norm.bias"] * float("nan")
+    with pytest.raises(WeightsError, match=r"not finite in norm\.bias \(1 tensors\)"):
+        read(state)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("no/such/file.pth", "no such file or folder; give a path, 'hf/<repo>'"),
+        ({"epoch": 3}, r"holds no tensors by name; found: \['epoch'\]"),
+        ({"a.weight": torch.ones(1)}, "is of no family that is known here; known: .*its keys begin with"),
+        ("hf/someone/nothing", "can't be fetched .*hf download someone/nothing"),
+        ("timm/vit_tiny_patch16_224.none", "can't be fetched .*hf download timm/vit_tiny_patch16_224.none"),
+        ("hf/not a/valid//name", "can't be fetched"),
+    ],
+)
+def test_sources_that_lead_nowhere_say_so(source: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=message):
+        read(source)
+
+
+def test_two_backbones_in_one_checkpoint_are_not_guessed_between() -> None:
+    state = nano().state_dict()
+    both = {f"{name}.{key}": tensor for name in ("student", "teacher") for key, tensor in state.items()}
+    with pytest.raises(WeightsError, match=r"several backbones, below 'student\.', 'teacher\.'"):
+        read(both)
+
+
+def test_folders_without_weights_and_bad_indices_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"holds none of model\.safetensors"):
+        read(tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text("{")
+    with pytest.raises(WeightsError, match="is not JSON"):
+        read(tmp_path)
+    index.write_text("[]")
+    with pytest.raises(WeightsError, match="holds no JSON object"):
+        read(tmp_path)
+    index.write_text(json.dumps({"weight_map": {"a": "../../elsewhere.safetensors"}}))
+    with pytest.raises(WeightsError, match="points outside its folder"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_default_weights_belong_to_their_preset(name: str) -> None:
+    assert published_for(BACKBONES.create(name, {"drop_path": 0.1, "in_channels": 4})) == PUBLISHED[name]
+
+
+def test_there_are_no_default_weights_for_other_structures() -> None:
+    with pytest.raises(UserError, match="no default weights are published for this ViT; there are some for: vit_tiny"):
+        read("default", depth=7)
+
+
+def test_the_name_of_a_folder_may_look_like_a_path_of_the_hub(tmp_path: Path, fill: Fill) -> None:
+    save_file(nano().state_dict(), tmp_path / "model.safetensors")
+    assert fill("vit_nano_patch8", str(tmp_path), {}).load_report is not None
+    assert load_weights(nano(), read(str(tmp_path))).family == "timm"
+
+
+def _transformers_vit() -> dict[str, Tensor]:
+    """Our nano under transformers' names, as files have them."""
+    from transformers import ViTConfig, ViTModel
+
+    model = ViTModel(
+        ViTConfig(
+            hidden_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            intermediate_size=256,
+            image_size=64,
+            patch_size=8,
+        ),
+        add_pooling_layer=False,
+    )
+    return {key: tensor.contiguous() for key, tensor in model.state_dict().items()}

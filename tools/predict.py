@@ -1,0 +1,47 @@
+"""Predict pictures: python tools/predict.py CHECKPOINT FILES_OR_FOLDERS... --out FOLDER [--set key=value]."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from vitdense import cli
+from vitdense.build import load_model
+from vitdense.predicting import find_pictures, predict_files
+
+
+def main(arguments: list[str]) -> int:
+    """Writes masks/*.png (palette) and overlays/*.jpg; exit code 2 where a file can't be read."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", help="such as runs/shapes_swin/best")
+    parser.add_argument("pictures", nargs="+", type=Path, help="picture files, or folders of them")
+    parser.add_argument("--out", required=True, type=Path, help="the folder to write to")
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="such as inference.flip=true")
+    parser.add_argument("--on-bad-picture", choices=("stop", "skip"), default="stop", help="skip names them at the end")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    found = find_pictures(options.pictures)
+    model = load_model(options.checkpoint, options.set).to("cuda" if torch.cuda.is_available() else "cpu")
+    console = Console(stderr=True)
+    done = predict_files(
+        model,
+        found,
+        options.out,
+        skip_bad=options.on_bad_picture == "skip",
+        track=lambda files: track(files, "predict", total=len(found), console=console),
+    )
+    if options.json:
+        print(json.dumps({"written": len(done.written), "skipped": done.skipped, "out": str(options.out)}))
+        return cli.DONE
+    print(f"{len(done.written)} pictures -> {options.out / 'masks'} and {options.out / 'overlays'}")
+    for reason in done.skipped:
+        print(f"skipped: {reason}")
+    return cli.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

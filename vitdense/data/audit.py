@@ -1,0 +1,165 @@
+"""What is in a data set and what is wrong with it: sizes, class shares and faults, found before a run and not in it."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitdense.contracts import IGNORE, Samples
+from vitdense.data.images import read_image, read_size
+from vitdense.data.segmentation import PairedSamples, size_fault
+from vitdense.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Report = Callable[[str], None]
+Size = tuple[int, int]
+
+MAX_TOLD = 10
+"""So many faults of one kind are told one by one, the others counted."""
+
+THREADS = 8
+DRAWN = 200
+"""How many samples of a data set without files are drawn for its statistics."""
+
+
+@dataclass
+class Audit:
+    """Counts over one split: `sizes` by (H, W); `pixels` and `pictures` (K + 1,), the first entry for IGNORE."""
+
+    classes: tuple[str, ...]
+    total: int
+    read: int = 0
+    sizes: Counter[Size] = field(default_factory=Counter)
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    pictures: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    faults: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.pixels = np.zeros(len(self.classes) + 1, np.int64)
+        self.pictures = np.zeros(len(self.classes) + 1, np.int64)
+
+    def count(self, mask: NDArray[Any]) -> None:
+        """Add one mask (H, W) of classes and IGNORE."""
+        counts = np.bincount(mask.ravel() - IGNORE, minlength=len(self.pixels))
+        self.pixels += counts
+        self.pictures += counts > 0
+        self.read += 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, in plain types; shares of classes are of the labelled pixels."""
+        labelled = max(1, int(self.pixels[1:].sum()))
+        return {
+            "pictures": self.total,
+            "masks_read": self.read,
+            "sizes": {f"{height}x{width}": count for (height, width), count in self.sizes.most_common()},
+            "ignored": int(self.pixels[0]) / max(1, int(self.pixels.sum())),
+            "classes": {
+                name: {"share": int(pixels) / labelled, "pictures": int(pictures)}
+                for name, pixels, pictures in zip(self.classes, self.pixels[1:], self.pictures[1:], strict=True)
+            },
+            "faults": self.faults,
+        }
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """What reading one pair gave: a fault and its kind, or sizes, and the mask where it was read."""
+
+    kind: str | None = None
+    fault: str = ""
+    size: Size | None = None
+    mask: NDArray[np.int16] | None = None
+
+
+def survey(samples: Samples, report: Report | None = None) -> Audit:
+    """A split audited completely; of a data set without files, the first samples are drawn and counted."""
+    if isinstance(samples, PairedSamples):
+        return audit_pairs(samples, limit=None, report=report)
+    audit = Audit(samples.classes, len(samples), faults=samples.audit(report=report))
+    for index in range(min(DRAWN, len(samples))):
+        mask = samples[0, index]["mask"].numpy()
+        audit.sizes[mask.shape[0], mask.shape[1]] += 1
+        audit.count(mask)
+    return audit
+
+
+def audit_pairs(samples: PairedSamples, *, limit: int | None, report: Report | None = None) -> Audit:
+    """Pairing and headers of every pair; `limit` pairs, evenly spread (all where None), are read in full."""
+    total = len(samples)
+    count = total if limit is None else min(limit, total)
+    deep = {i * total // count for i in range(count)}
+    audit = Audit(samples.classes, total)
+    faults = [("files without a partner", fault) for fault in samples.faults]
+    with ThreadPoolExecutor(THREADS) as pool:
+        findings = pool.map(lambda index: _inspect(samples, index, index in deep), range(total))
+        for done, finding in enumerate(findings, start=1):
+            if finding.kind is not None:
+                faults.append((finding.kind, finding.fault))
+            if finding.size is not None:
+                audit.sizes[finding.size] += 1
+            if finding.mask is not None:
+                audit.count(finding.mask)
+            if report is not None and (done % 100 == 0 or done == total):
+                report(f"{done} of {total} pictures")
+    audit.faults = _shorten(faults)
+    return audit
+
+
+def _inspect(samples: PairedSamples, index: int, deep: bool) -> _Finding:
+    pair = samples.pairs[index]
+    if not pair.mask.exists():  # told with the pairing
+        return _Finding()
+    try:
+        size, drawn = read_size(pair.image), read_size(pair.mask)
+        if size != drawn:
+            return _Finding("masks of another size", size_fault(pair, size, drawn), size)
+        if deep:
+            read_image(pair.image)
+    except DataError as fault:
+        return _Finding("unreadable files", str(fault))
+    if not deep:
+        return _Finding(size=size)
+    try:
+        return _Finding(size=size, mask=samples.read_labels(index))
+    except DataError as fault:
+        return _Finding("bad masks", str(fault), size)
+
+
+def _shorten(faults: Iterable[tuple[str, str]]) -> list[str]:
+    """Faults by kind, the first ten of each, then how many more."""
+    kinds: dict[str, list[str]] = {}
+    for kind, fault in faults:
+        kinds.setdefault(kind, []).append(fault)
+    lines: list[str] = []
+    for kind, told in kinds.items():
+        lines += told[:MAX_TOLD]
+        if len(told) > MAX_TOLD:
+            lines.append(f"... and {len(told) - MAX_TOLD} more {kind}")
+    return lines
+
+
+def tables(audits: Sequence[tuple[str, Audit]]) -> list["Table"]:
+    """For each (split, audit): pictures and sizes in the title, and a row for each class."""
+    # Imported here: the engine audits too, and prints no table.
+    from rich.table import Table
+
+    found = []
+    for split, audit in audits:
+        facts = audit.to_json()
+        sizes = list(facts["sizes"].items())
+        more = f", {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
+        told = ", ".join(f"{size} ({count})" for size, count in sizes[:3]) + more
+        table = Table(title=f"{split}: {audit.total} pictures, {told}, {facts['ignored']:.1%} ignored", min_width=60)
+        table.add_column("class")
+        table.add_column("of labelled pixels", justify="right")
+        table.add_column(f"in pictures (of {audit.read})", justify="right")
+        for name, row in facts["classes"].items():
+            table.add_row(name, f"{row['share']:.2%}", str(row["pictures"]), style=None if row["pictures"] else "dim")
+        found.append(table)
+    return found

@@ -1,0 +1,131 @@
+"""The only decoder: Pillow with a list of allowed formats; pictures become RGB, masks never, damage a DataError."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+# Pillow knows a format only once its plugin is loaded; these two are not loaded by default.
+from PIL import TiffImagePlugin as TiffImagePlugin
+from PIL import WebPImagePlugin as WebPImagePlugin
+from PIL.ImageFile import ImageFile
+
+from vitdense.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".gif"})
+MAX_PIXELS = 89_478_485
+"""Larger pictures are refused: a 110 kB PNG can unfold to 5 GB. It is the size above which Pillow warns."""
+
+# What Pillow's decoders raise on damaged files, found by flipping bytes; OSError holds "not an image" and "not found".
+_FAULTS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_LOSSY = ("JPEG", "MPO")
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """The picture as a person sees it: (H, W, 3) RGB, its EXIF orientation applied, 16 bits brought to 8."""
+    with _opened(path) as image:
+        turn = _TURNS.get(_orientation(image))
+        image.load()
+        rgb = _to_rgb(image)
+        return np.asarray(rgb if turn is None else rgb.transpose(turn))
+
+
+def read_mask(path: str | Path) -> NDArray[np.integer]:
+    """The stored class indices: (H, W), uint8, uint16 or int32; palette masks give their indices, 1 bit 0 and 1."""
+    with _opened(path) as image:
+        if image.format in _LOSSY:
+            raise ValueError("a mask saved as JPEG has lost its class indices; save masks as PNG")
+        raw = str(image.tile[0].args) if isinstance(image, ImageFile) and image.tile else ""
+        mode, turn = image.mode, _TURNS.get(_orientation(image))
+        if mode not in ("1", "L", "P", "I") and not mode.startswith("I;16"):
+            raise ValueError(f"a mask holds one class index for each pixel, but this file has mode {mode} (colours)")
+        image.load()
+        values = np.asarray(image if turn is None else image.transpose(turn))
+        if mode == "1":
+            return values.astype(np.uint8)
+        # Pillow stretches 2 and 4 bit grey to 0..255; class indices must be brought back.
+        return values // {"L;2": 85, "L;4": 17}.get(raw, 1) if mode == "L" else values
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """(H, W) that reading the file would give, from its header alone."""
+    with _opened(path) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """An opened picture; whatever fails inside becomes a DataError that names the path and the reason."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are allowed")
+            yield image
+    except _FAULTS as fault:
+        raise DataError(f"{path}: {_reason(path, fault)}") from None
+
+
+def _reason(path: str | Path, fault: BaseException) -> str:
+    if isinstance(fault, FileNotFoundError):
+        return "no such file"
+    if isinstance(fault, IsADirectoryError):
+        return "is a folder, not a picture"
+    if isinstance(fault, UnidentifiedImageError):
+        empty = Path(path).stat().st_size == 0
+        return "the file is empty" if empty else f"not a picture in a known format ({', '.join(FORMATS)})"
+    if isinstance(fault, ValueError):
+        return str(fault)
+    return f"damaged picture ({fault})"
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation that is still to be applied, 1 to 8."""
+    # Pillow turns TIFFs itself, and tells their turned size. Of a PNG, `getexif` would decode all pixels to find
+    # a tag behind them; one that stands before them is in `info` already.
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return 1
+    value = image.getexif().get(0x0112, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB in 8 bits; `convert` alone would clip 16-bit values to white."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.size and (int(values.min()) < 0 or int(values.max()) > 65535):
+            raise ValueError("32-bit integer picture with values outside 0..65535")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("float picture: its range isn't known; save it with 8 or 16 bits")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")

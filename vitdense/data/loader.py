@@ -1,0 +1,174 @@
+"""Batches for training and evaluation: torch's DataLoader over our samplers, with one policy for samples that fail."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from vitdense.contracts import Batch, DataConfig, Sample, Samples
+from vitdense.data.samplers import EvalSampler, Key, StepSampler
+from vitdense.errors import DataError, UserError
+
+MAX_FAILURES = 100
+"""So many samples in a row that can't be read stop a run even where on_bad_sample is "skip"."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A user's error on its way out of a worker: torch would wrap a raised one in the worker's traceback."""
+
+    kind: type[UserError]
+    message: str
+
+
+def train_loader(
+    samples: Samples,
+    config: DataConfig,
+    *,
+    seed: int,
+    start_step: int,
+    num_steps: int,
+    accumulate: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+) -> "Batches":
+    """`accumulate` micro-batches for each of the `num_steps` steps from `start_step` on."""
+    sampler = StepSampler(
+        len(samples),
+        batch_size=config.batch_size,
+        seed=seed,
+        start_step=start_step,
+        num_steps=num_steps,
+        accumulate=accumulate,
+        rank=rank,
+        world_size=world_size,
+    )
+    return Batches(Guarded(samples, config.on_bad_sample, replace=True), sampler, config.workers)
+
+
+def eval_loader(
+    samples: Samples, config: DataConfig, *, rank: int = 0, world_size: int = 1, limit: int | None = None
+) -> "Batches":
+    """Every sample (or `limit` of them, evenly spread) once over all ranks; it can be iterated again and again."""
+    sampler = EvalSampler(
+        len(samples), batch_size=config.eval_batch_size, rank=rank, world_size=world_size, limit=limit
+    )
+    return Batches(Guarded(samples, config.on_bad_sample, replace=False), sampler, config.workers)
+
+
+class Batches:
+    """Iterates over batches; a fault found in a worker is raised here, in the main process, with its message alone."""
+
+    def __init__(self, samples: "Guarded", sampler: StepSampler | EvalSampler, workers: int) -> None:
+        self.sampler = sampler
+        self._may_be_empty = not samples.replace and not samples.stop
+        self._loader: DataLoader[Batch | Fault] = DataLoader(
+            samples,  # type: ignore[arg-type]  # torch types a loader by its samples, not by what collate gives
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=_collate_or_fault,
+            worker_init_fn=_limit_threads,
+            pin_memory=torch.cuda.is_available(),
+            # Its own generator: DataLoader would draw from the global one, and a resumed run would differ.
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = self._checked()
+        return _without_empty(batches) if self._may_be_empty else batches
+
+    def _checked(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            if isinstance(batch, Fault):
+                raise batch.kind(batch.message)
+            yield batch
+
+
+def _without_empty(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Batches that hold a picture; what the empty ones skipped is told by a neighbour, so that no count is lost."""
+    held: Batch | None = None
+    skipped: list[str] = []
+    for batch in batches:
+        skipped += batch["skipped"]
+        if not batch["ids"]:
+            continue
+        if held is not None:
+            yield held
+        batch["skipped"], skipped = skipped, []
+        held = batch
+    if held is not None:
+        held["skipped"] += skipped
+        yield held
+    elif skipped:
+        raise DataError(f"no sample can be read; the first: {skipped[0]}")
+
+
+class Guarded(Dataset[Sample | Fault]):
+    """Samples under a policy: "stop" hands a fault on; "skip" takes another sample in training (chosen by epoch and
+    index alone), and leaves the picture out in evaluation, where another one would be counted twice."""
+
+    def __init__(self, samples: Samples, on_bad_sample: str, *, replace: bool) -> None:
+        self.samples, self.stop, self.replace = samples, on_bad_sample == "stop", replace
+
+    def __getitem__(self, key: Key) -> Sample | Fault:
+        try:
+            return self.samples[key]
+        except DataError as fault:
+            if self.stop:
+                return Fault(DataError, str(fault))
+            skipped = [str(fault)]
+        return self._another(key, skipped) if self.replace else Sample(skipped=skipped)
+
+    def _another(self, key: Key, skipped: list[str]) -> Sample | Fault:
+        generator = np.random.default_rng(key)
+        while len(skipped) < MAX_FAILURES:
+            try:
+                sample = self.samples[key[0], int(generator.integers(len(self.samples)))]
+            except DataError as fault:
+                skipped.append(str(fault))
+            else:
+                sample["skipped"] = skipped
+                return sample
+        return Fault(DataError, f"{MAX_FAILURES} samples in a row can't be read; the last: {skipped[-1]}")
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples -> images (B, C, H, W), masks (B, H, W), sizes [(H, W)]; entries with only `skipped` are left out."""
+    skipped = [reason for sample in samples for reason in sample.get("skipped", [])]
+    samples = [sample for sample in samples if "image" in sample]
+    images = [sample["image"] for sample in samples]
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+    if len(set(sizes)) > 1:
+        found = ", ".join(f"{height}x{width}" for height, width in sorted(set(sizes))[:3])
+        raise UserError(
+            f"pictures of different sizes in one batch ({found}); set data.eval_batch_size=1 for evaluation,"
+            " and data.crop for training"
+        )
+    batch = Batch(ids=[sample["id"] for sample in samples], sizes=sizes, skipped=skipped)
+    if samples:
+        batch["images"] = torch.stack(images)
+    if samples and "mask" in samples[0]:
+        batch["masks"] = torch.stack([sample["mask"] for sample in samples])
+    return batch
+
+
+def _collate_or_fault(samples: list[Sample | Fault]) -> Batch | Fault:
+    for sample in samples:
+        if isinstance(sample, Fault):
+            return sample
+    try:
+        return collate([sample for sample in samples if not isinstance(sample, Fault)])
+    except UserError as error:
+        return Fault(UserError, str(error))
+
+
+def _limit_threads(worker: int) -> None:
+    """One thread for each worker; OpenCV would start one for every core in every worker."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

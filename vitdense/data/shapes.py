@@ -1,0 +1,54 @@
+"""`shapes`: the embedded data set, paper shapes before paper hills; it needs no files and never repeats in training."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+
+from vitdense.contracts import DATA, DataConfig, Sample, Samples, Split
+from vitdense.data.scenes import CLASSES, both, render
+
+PALETTE = ((44, 52, 74), (236, 90, 76), (58, 130, 214), (250, 190, 66), (146, 96, 196), (62, 176, 150))
+STREAMS: dict[Split, int] = {"train": 0, "val": 1}
+
+
+@DATA.register("shapes")
+class ShapesConfig(DataConfig):
+    """Pictures of `size` (a side, or height and width). `train_size` is how many pictures count as one epoch."""
+
+    size: PositiveInt | tuple[PositiveInt, PositiveInt] = 128
+    train_size: PositiveInt = 20_000
+    val_size: PositiveInt = 200
+    seed: NonNegativeInt = 0
+
+    def build(self, split: Split) -> "ShapeSamples":
+        """The samples of a split; nothing is stored, each is drawn when it is asked for."""
+        return ShapeSamples(self, split)
+
+
+class ShapeSamples(Samples):
+    """Every epoch of training draws new pictures; validation draws the same ones always, from a stream of its own."""
+
+    classes = CLASSES
+    palette = PALETTE
+
+    def __init__(self, config: ShapesConfig, split: Split) -> None:
+        self.config, self.split = config, split
+
+    def __len__(self) -> int:
+        return self.config.train_size if self.split == "train" else self.config.val_size
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        number = epoch * len(self) + index if self.split == "train" else index
+        scene = render(self.config.seed, number, both(self.config.size), stream=STREAMS[self.split])
+        return Sample(
+            id=f"{self.split}-{number}",
+            image=torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1))),
+            mask=torch.from_numpy(scene.semantic.astype(np.int16)),
+        )
+
+    def audit(self, *, limit: int | None = None, report: Callable[[str], None] | None = None) -> list[str]:
+        """Drawn pictures have no faults."""
+        return []

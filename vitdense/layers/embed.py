@@ -1,0 +1,47 @@
+"""Pictures to patch tokens; sizes that don't divide are padded at the right and bottom, never cropped."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitdense.errors import UserError
+
+
+def pad_rows_and_columns(maps: Tensor, multiple: int, *, channels_last: bool) -> Tensor:
+    """maps: (B, C, H, W), or (B, H, W, C) if `channels_last` -> zeros added so that H and W divide by `multiple`."""
+    height, width = maps.shape[1:3] if channels_last else maps.shape[2:4]
+    # Not -height % multiple: whole multiples are what the tiles behind this are made of, also as symbols in a graph.
+    bottom = (height + multiple - 1) // multiple * multiple - height
+    right = (width + multiple - 1) // multiple * multiple - width
+    # An exported graph pads always: asking whether it must would pin the sizes it was traced with.
+    if not torch.compiler.is_exporting() and bottom == 0 and right == 0:
+        return maps
+    return F.pad(maps, (0, 0, 0, right, 0, bottom) if channels_last else (0, right, 0, bottom))
+
+
+def crop_rows_and_columns(maps: Tensor, height: int, width: int) -> Tensor:
+    """maps: (B, H, W, C) -> (B, height, width, C), what was padded at the bottom and right taken off."""
+    if torch.compiler.is_exporting():
+        # A slice of a symbolic size asks whether it cuts anything, and would pin the answer for all sizes.
+        rows, columns = (torch.arange(count, device=maps.device) for count in (height, width))
+        return maps.index_select(1, rows).index_select(2, columns)
+    return maps[:, :height, :width]
+
+
+class PatchEmbed(nn.Module):
+    """A strided convolution: one token for each `patch` x `patch` pixels."""
+
+    def __init__(self, in_channels: int, *, embed_dim: int, patch: int, norm_eps: float | None = None) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.patch = patch
+        self.proj = nn.Conv2d(in_channels, embed_dim, kernel_size=patch, stride=patch)
+        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(embed_dim, eps=norm_eps)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (B, in_channels, H, W) -> (B, ceil(H / patch), ceil(W / patch), embed_dim)."""
+        if images.ndim != 4 or images.shape[1] != self.in_channels:
+            raise UserError(f"expected images (B, {self.in_channels}, H, W), given {tuple(images.shape)}")
+        images = pad_rows_and_columns(images, self.patch, channels_last=False)
+        tokens: Tensor = self.norm(self.proj(images).permute(0, 2, 3, 1))  # (B, h, w, C)
+        return tokens

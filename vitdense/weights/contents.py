@@ -1,0 +1,32 @@
+"""What a checkpoint holds: as it was opened, and after its keys were converted to ours."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors under their publisher's names, with what config.json and preprocessor_config.json beside them say."""
+
+    state: Mapping[str, Tensor]
+    source: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    preprocessor: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors under our names, and the options that the network they come from was built with.
+
+    `options` rank below what a user sets; `left_out` are keys that a backbone has no place for, such as a classifier.
+    """
+
+    state: Mapping[str, Tensor]
+    source: str
+    family: str
+    architecture: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()

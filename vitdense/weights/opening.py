@@ -1,0 +1,141 @@
+"""Opening checkpoints: mappings, files, folders and hub repositories; never anything that could run code."""
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vitdense.errors import UserError, WeightsError
+from vitdense.weights.contents import Checkpoint
+
+WHOLE = ("model.safetensors", "pytorch_model.bin")
+SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+HUBS = ("hf/", "timm/")
+WRAPPERS = ("state_dict", "model", "model_ema")
+
+Source = str | Path | Mapping[str, Any]
+
+
+def open_checkpoint(source: Source) -> Checkpoint:
+    """A mapping of tensors, a file, a folder that save_pretrained wrote, "hf/<repo>" or "timm/<model>.<tag>"."""
+    if isinstance(source, Mapping):
+        return Checkpoint(unwrap(source, "the given mapping"), "a mapping")
+    name = str(source)
+    if name.startswith(HUBS):
+        return _open_folder(_download(name), name)
+    path = Path(source)
+    if path.is_dir():
+        return _open_folder(path, name)
+    if path.is_file():
+        beside = path.parent if path.name in WHOLE else None
+        return Checkpoint(_read_file(path), name, **_settings(beside))
+    raise UserError(
+        f"weights {name!r}: no such file or folder; give a path, 'hf/<repo>', 'timm/<model>.<tag>', 'default', "
+        "or leave it out for fresh weights"
+    )
+
+
+def unwrap(content: object, name: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, from inside `state_dict`, `model` or `model_ema` where they are nested."""
+    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not tensors:
+        found = sorted(map(str, content))[:8] if isinstance(content, Mapping) else type(content).__name__
+        raise WeightsError(f"{name} holds no tensors by name; found: {found}")
+    return tensors
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    """A .safetensors file, or a pickle of tensors and plain values only."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(f"{path} is refused: it is damaged, or holds more than tensors and plain values") from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path} can't be read as a checkpoint: {error}") from error
+    return unwrap(content, str(path))
+
+
+def _open_folder(folder: Path, name: str) -> Checkpoint:
+    for file in WHOLE:
+        if (folder / file).is_file():
+            return Checkpoint(_read_file(folder / file), name, **_settings(folder))
+    for file in SHARDED:
+        if (folder / file).is_file():
+            state: dict[str, Tensor] = {}
+            for shard in _shards(folder / file):
+                state |= _read_file(folder / shard)
+            return Checkpoint(state, name, **_settings(folder))
+    raise WeightsError(f"{name} holds none of {', '.join(WHOLE + SHARDED)}")
+
+
+def _shards(index: Path) -> list[str]:
+    names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    for name in names:
+        if Path(name).name != name:
+            raise WeightsError(f"{index} points outside its folder: {name!r}")
+    return names
+
+
+def _settings(folder: Path | None) -> dict[str, Mapping[str, Any]]:
+    if folder is None:
+        return {}
+    files = {"config": folder / "config.json", "preprocessor": folder / "preprocessor_config.json"}
+    return {key: _read_json(path) for key, path in files.items() if path.is_file()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds no JSON object")
+    return content
+
+
+def _download(name: str) -> Path:
+    """The local folder of "hf/<owner>/<repo>" or "timm/<model>.<tag>" (published as the repository of that name)."""
+    # Imported here: only these sources need the hub's client.
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    repo = name.removeprefix("hf/")
+
+    def fetch(file: str) -> Path | None:
+        try:
+            return Path(hf_hub_download(repo, file))
+        except EntryNotFoundError:
+            return None
+
+    try:
+        for file in ("config.json", "preprocessor_config.json"):
+            fetch(file)
+        for file in WHOLE + SHARDED:
+            path = fetch(file)
+            if path is not None:
+                for shard in _shards(path) if file in SHARDED else []:
+                    hf_hub_download(repo, shard)
+                return path.parent
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(_unreachable(name, repo, str(error).splitlines()[0])) from error
+    raise UserError(_unreachable(name, repo, f"none of {', '.join(WHOLE + SHARDED)} is there or cached"))
+
+
+def _unreachable(name: str, repo: str, why: str) -> str:
+    return (
+        f"weights {name!r} can't be fetched ({why}); on a machine with network run `hf download {repo} "
+        "--local-dir FOLDER` and give FOLDER, or the path of a checkpoint file"
+    )

@@ -1,0 +1,37 @@
+"""Tensors of one geometry made to fit another: position tables, window biases, input channels."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def position_slots(length: int, num_registers: int) -> int | None:
+    """How many rows of a position table stand before the grid: the class token's, none, or the registers' too."""
+    for slots in (1, 0, 1 + num_registers):
+        side = math.isqrt(max(length - slots, 0))
+        if side and side * side == length - slots:
+            return slots
+    return None
+
+
+def resize_table(table: Tensor, side: int) -> Tensor:
+    """table: (1, n * n, C) -> (1, side * side, C), bicubic, antialiased where it shrinks."""
+    grid = math.isqrt(table.shape[1])
+    square = table.float().reshape(1, grid, grid, -1).permute(0, 3, 1, 2)  # (1, C, n, n)
+    resized = F.interpolate(square, size=(side, side), mode="bicubic", align_corners=False, antialias=side < grid)
+    return resized.flatten(2).mT.to(table.dtype)  # (1, side * side, C)
+
+
+def resize_bias_table(table: Tensor, rows: int) -> Tensor:
+    """table: ((2 w - 1)**2, heads) -> (rows, heads), the table of another window, bicubic."""
+    return resize_table(table[None], math.isqrt(rows))[0]
+
+
+def adapt_input_channels(kernel: Tensor, channels: int) -> Tensor:
+    """kernel: (out, 3, h, w) -> (out, channels, h, w): summed for one channel, else repeated and scaled."""
+    if channels == 1:
+        return kernel.sum(dim=1, keepdim=True)
+    repeated = torch.cat([kernel] * math.ceil(channels / 3), dim=1)[:, :channels]
+    return repeated * (3 / channels)
