@@ -70,10 +70,9 @@ def _depth_scale(backbone: Backbone, parameter: str, layer_decay: float) -> floa
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer over these groups; fused where the parameters are on a GPU."""
-    on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    """The optimizer over these groups; AdamW in its fused form, one pass over the memory."""
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=on_gpu or None)
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
 
 

@@ -32,7 +32,10 @@ COMMAND_LINE = "command line"
 
 
 class EngineConfig(Config):
-    """How the run is carried out: `run_dir` defaults to runs/<recipe>, `precision: auto` is bf16 on CUDA."""
+    """How the run is carried out. `run_dir` defaults to runs/<recipe>.
+
+    `precision: auto` is bf16-mixed on CUDA and on CPUs with bf16 instructions (AVX512-BF16), else 32-true.
+    """
 
     run_dir: str | None = None
     seed: NonNegativeInt = 0

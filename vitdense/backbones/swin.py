@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vitdense.backbones.options import check_frozen_stages, freeze, pixel_statistics, resolve_out_indices
 from vitdense.contracts import BACKBONES, Backbone, BackboneConfig, Level, Tokens
 from vitdense.layers.block import DropPath, Mlp, drop_path_rates, init_linear, runner
-from vitdense.layers.embed import PatchEmbed, pad_rows_and_columns
+from vitdense.layers.embed import STEMS, Stem, pad_rows_and_columns
 from vitdense.layers.window import WindowAttention, WindowOrder
 
 
@@ -34,6 +34,7 @@ class SwinConfig(BackboneConfig):
     num_heads: tuple[PositiveInt, ...]
     window: PositiveInt = 7
     patch_size: PositiveInt = 4
+    stem: Stem = "patch"
     mlp_ratio: PositiveFloat = 4.0
     qkv_bias: bool = True
     layer_norm_eps: PositiveFloat = 1e-5
@@ -138,7 +139,7 @@ class Swin(Backbone):
         self.out_indices = resolve_out_indices(config.out_indices, stages, tuple(range(stages)))
         self.levels = tuple(Level(config.channels(i), config.patch_size * 2**i) for i in self.out_indices)
         self.frozen_stages = config.frozen_stages
-        self.patch_embed = PatchEmbed(
+        self.patch_embed = STEMS[config.stem](
             config.in_channels,
             embed_dim=config.embed_dim,
             patch=config.patch_size,

@@ -15,7 +15,7 @@ from vitdense.backbones.options import (
 )
 from vitdense.contracts import BACKBONES, Backbone, BackboneConfig, Level, Tokens
 from vitdense.layers.block import Block, drop_path_rates, init_linear, runner
-from vitdense.layers.embed import PatchEmbed
+from vitdense.layers.embed import STEMS, Stem
 from vitdense.layers.position import Interpolation, resize_positions
 
 
@@ -41,6 +41,7 @@ class ViTConfig(BackboneConfig):
     depth: PositiveInt
     num_heads: PositiveInt
     patch_size: PositiveInt
+    stem: Stem = "patch"
     mlp_ratio: PositiveFloat = 4.0
     image_size: PositiveInt = 224
     cls_token: bool = True
@@ -92,7 +93,7 @@ class ViT(Backbone):
 
     def _build(self, config: ViTConfig) -> None:
         dim, positions = config.embed_dim, self.stored_grid**2 + config.cls_token
-        self.patch_embed = PatchEmbed(config.in_channels, embed_dim=dim, patch=config.patch_size)
+        self.patch_embed = STEMS[config.stem](config.in_channels, embed_dim=dim, patch=config.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.cls_token else None
         self.reg_token = nn.Parameter(torch.zeros(1, config.num_registers, dim)) if config.num_registers else None
         self.pos_embed = nn.Parameter(torch.zeros(1, positions, dim))

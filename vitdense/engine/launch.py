@@ -17,7 +17,8 @@ def launch(engine: EngineConfig) -> Fabric:
     """Fabric for this recipe; under torchrun it takes the processes that torchrun started."""
     local, world = int(os.environ.get("LOCAL_WORLD_SIZE", 0)), int(os.environ.get("WORLD_SIZE", 1))
     on_gpu = engine.accelerator in ("auto", "cuda") and torch.cuda.is_available()
-    precision = engine.precision if engine.precision != "auto" else ("bf16-mixed" if on_gpu else "32-true")
+    fast_bf16 = on_gpu or (engine.accelerator != "mps" and torch.cpu._is_avx512_bf16_supported())
+    precision = engine.precision if engine.precision != "auto" else ("bf16-mixed" if fast_bf16 else "32-true")
     fabric = Fabric(
         accelerator=engine.accelerator if engine.accelerator != "auto" else ("cuda" if on_gpu else "cpu"),
         devices=local or (1 if engine.devices == "auto" else engine.devices),

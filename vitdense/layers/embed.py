@@ -1,5 +1,8 @@
 """Pictures to patch tokens; sizes that don't divide are padded at the right and bottom, never cropped."""
 
+from itertools import pairwise
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,6 +31,9 @@ def crop_rows_and_columns(maps: Tensor, height: int, width: int) -> Tensor:
     return maps[:, :height, :width]
 
 
+Stem = Literal["patch", "conv"]
+
+
 class PatchEmbed(nn.Module):
     """A strided convolution: one token for each `patch` x `patch` pixels."""
 
@@ -35,7 +41,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.in_channels = in_channels
         self.patch = patch
-        self.proj = nn.Conv2d(in_channels, embed_dim, kernel_size=patch, stride=patch)
+        self.proj: nn.Module = nn.Conv2d(in_channels, embed_dim, kernel_size=patch, stride=patch)
         self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(embed_dim, eps=norm_eps)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -45,3 +51,31 @@ class PatchEmbed(nn.Module):
         images = pad_rows_and_columns(images, self.patch, channels_last=False)
         tokens: Tensor = self.norm(self.proj(images).permute(0, 2, 3, 1))  # (B, h, w, C)
         return tokens
+
+
+class ConvStem(PatchEmbed):
+    """3x3 convolutions in place of the strided one (https://arxiv.org/abs/2106.14881): it learns from fewer pictures.
+
+    Halvings of the size, the first followed by a convolution at its own size, each but the last normed and activated.
+    """
+
+    def __init__(self, in_channels: int, *, embed_dim: int, patch: int, norm_eps: float | None = None) -> None:
+        super().__init__(in_channels, embed_dim=embed_dim, patch=patch, norm_eps=norm_eps)
+        halvings = patch.bit_length() - 1
+        if patch != 2**halvings or halvings < 1:
+            raise UserError(f"a convolution stem needs a patch size of 2, 4, 8, 16 or 32, given {patch}")
+        widths = [max(16, embed_dim >> (halvings - i)) for i in range(1, halvings)] or [max(16, embed_dim // 2)]
+        layers = [*_conv_unit(in_channels, widths[0], stride=2), *_conv_unit(widths[0], widths[0], stride=1)]
+        for before, after in pairwise(widths):
+            layers += _conv_unit(before, after, stride=2)
+        last = nn.Conv2d(widths[-1], embed_dim, kernel_size=3, stride=2 if halvings > 1 else 1, padding=1)
+        self.proj = nn.Sequential(*layers, last)
+
+
+def _conv_unit(in_channels: int, out_channels: int, *, stride: int) -> list[nn.Module]:
+    """A 3x3 convolution, its batch norm and GELU."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+    return [conv, nn.BatchNorm2d(out_channels), nn.GELU()]
+
+
+STEMS: dict[Stem, type[PatchEmbed]] = {"patch": PatchEmbed, "conv": ConvStem}

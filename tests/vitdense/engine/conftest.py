@@ -21,7 +21,7 @@ data: {name: shapes, size: 32, train_size: 20, val_size: 4, batch_size: 8, eval_
 optim: {lr: 1e-3}
 schedule: {steps: 9, warmup: 2}
 engine: {accumulate: 2, ema: 0.9, clip: 1.0, log_every: 1, eval_every: 4, save_every: 1, keep: 3, pictures: 1,
-         accelerator: cpu, log_samples: true}
+         accelerator: cpu, precision: 32-true, log_samples: true}
 """
 
 MakeRecipe = Callable[..., Recipe]

@@ -1,0 +1,71 @@
+"""Every recipe in tasks/: it loads, says what a recipe must say, and its model takes one step (shrunken)."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitdense.build import build_model
+from vitdense.contracts import Batch
+from vitdense.recipe import Recipe, load_recipe
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(path.name for path in (ROOT / "tasks").glob("*.yaml"))
+FRAGMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
+CLASSES = [f"class {index}" for index in range(7)]
+
+# The same structure with little in it: what a whole Swin-B does, a thin one does too.
+THIN = {
+    "swin": ["backbone.embed_dim=8", "backbone.depths=[1,1,2,1]", "backbone.num_heads=[1,1,2,2]"],
+    "vit": ["backbone.embed_dim=24", "backbone.depth=4", "backbone.num_heads=3", "backbone.out_indices=null"],
+}
+
+
+def load(name: str, *overrides: str) -> Recipe:
+    return load_recipe(ROOT / "tasks" / name, overrides)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_short_and_opens_with_its_purpose_and_command(name: str) -> None:
+    lines = (ROOT / "tasks" / name).read_text().splitlines()
+    assert len(lines) < 40
+    header = "\n".join(line for line in lines if line.startswith("#"))
+    assert f"python tools/train.py tasks/{name}" in header
+    assert "mIoU" in header, "a recipe says what to expect of it"
+    assert "/home" not in header
+    assert "root: /" not in "\n".join(lines)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_takes_one_step(name: str) -> None:
+    family = load(name).names["backbone"].split("_")[0]
+    recipe = load(name, *THIN[family], "head.channels=8", "head.auxiliary_channels=8")
+    recipe = recipe.model_copy(update={"head": recipe.head.model_copy(update={"class_weights": None})})
+    model = build_model(recipe, CLASSES).train()
+    batch: Batch = {
+        "images": torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8),
+        "masks": torch.randint(-1, len(CLASSES), (2, 64, 96), dtype=torch.int16),
+        "sizes": [(64, 96)] * 2,
+    }
+    losses = model.head.losses(model(batch), batch)
+    torch.stack([*losses.values()]).sum().backward()
+    still = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not still, "parameters that no step would move"
+
+
+@pytest.mark.parametrize("name", FRAGMENTS)
+def test_a_fragment_is_named_by_a_recipe(name: str) -> None:
+    assert any(f"../{name}" in (ROOT / "tasks" / recipe).read_text() for recipe in RECIPES)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("ade20k_swin")])
+def test_published_hyper_parameters_of_swin_on_ade20k(name: str) -> None:
+    recipe = load(name)
+    assert (recipe.schedule.steps, recipe.schedule.warmup, recipe.schedule.decay, recipe.schedule.power) == (
+        160_000,
+        1500,
+        "poly",
+        1.0,
+    )
+    assert (recipe.optim.name, recipe.optim.lr, recipe.optim.weight_decay) == ("adamw", 6e-5, 0.01)
+    assert (recipe.data.batch_size, recipe.backbone.drop_path) == (16, 0.3)
