@@ -28,7 +28,10 @@ def main(arguments: list[str]) -> int:
     fabric = launch(recipe.engine)
     model = load_model(found.folder).to(fabric.device)
     if model.classes != samples.classes:
-        raise UserError(f"{found.folder} knows the classes {model.classes}, the data set has {samples.classes}")
+        raise UserError(
+            f"{found.folder} knows the classes {', '.join(model.classes)};"
+            f" the data set has {', '.join(samples.classes)}"
+        )
     metrics, metric = evaluate(fabric, model, samples, recipe)
     details = metric.details()
     if fabric.is_global_zero:

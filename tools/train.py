@@ -28,7 +28,10 @@ def main(arguments: list[str]) -> int:
     result = fit(recipe, resume=options.resume)
     if options.json:
         print(json.dumps({"step": result.step, **result.metrics}))
-    return cli.STOPPED if result.stopped else cli.DONE
+    if result.stopped:
+        print(f"stopped and saved at step {result.step}; --resume auto goes on from there", file=sys.stderr)
+        return cli.STOPPED
+    return cli.DONE
 
 
 def _describe(forecast: dict[str, float]) -> str:

@@ -235,9 +235,7 @@ class _Parser:
 
     def cross_check(self, sections: Mapping[str, Any]) -> None:
         """Faults that only two sections together show."""
-        schedule, engine, data = (sections.get(name) for name in ("schedule", "engine", "data"))
-        if schedule is not None and schedule.warmup >= schedule.steps:
-            self.fault("schedule.warmup", f"must be below schedule.steps ({schedule.steps}), given {schedule.warmup}")
+        engine, data = sections.get("engine"), sections.get("data")
         if engine is not None and data is not None and data.batch_size % engine.accumulate:
             self.fault(
                 "engine.accumulate", f"must divide data.batch_size ({data.batch_size}), given {engine.accumulate}"

@@ -1,7 +1,7 @@
 """The check command: a table and exit code 0 for clean data, the faults and exit code 2 for the rest."""
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -20,15 +20,9 @@ schedule: {steps: 1}
 
 
 @pytest.fixture(scope="module")
-def check() -> ModuleType:
-    """tools/ is no package, so the command is loaded from its file."""
-    path = Path(__file__).parents[2] / "tools" / "check.py"
-    spec = importlib.util.spec_from_file_location("check", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def check(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    """The command's module."""
+    return load_tool("check")
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The prepare command: its exit code and its one message; the download itself is tested beside the library."""
 
-import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,15 +11,9 @@ from vitdense import cli
 
 
 @pytest.fixture(scope="module")
-def prepare() -> ModuleType:
-    """tools/ is no package, so the command is loaded from its file."""
-    path = Path(__file__).parents[2] / "tools" / "prepare.py"
-    spec = importlib.util.spec_from_file_location("prepare_tool", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def prepare(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    """The command's module."""
+    return load_tool("prepare")
 
 
 def test_a_data_set_that_is_there_is_only_checked(

@@ -1,7 +1,7 @@
 """The score command: official numbers from files, and one clear message for each thing wrong with them."""
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -15,15 +15,9 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
-def score() -> ModuleType:
-    """tools/ is no package, so the command is loaded from its file."""
-    path = Path(__file__).parents[2] / "tools" / "score.py"
-    spec = importlib.util.spec_from_file_location("score", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def score(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    """The command's module."""
+    return load_tool("score")
 
 
 @pytest.fixture

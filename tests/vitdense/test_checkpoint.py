@@ -1,6 +1,7 @@
 """Checkpoint folders: what survives kills, flipped bytes and full disks."""
 
 import os
+import resource
 import signal
 import time
 from multiprocessing import get_context
@@ -108,6 +109,23 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_aside(tmp_path: Path)
 
     with pytest.raises(SaveError, match="No space left on device"):
         checkpoint.save(tmp_path, 2, {checkpoint.WEIGHTS: full}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+    assert checkpoint.open_checkpoint(tmp_path).step == 1
+
+
+def test_a_real_write_that_fails_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    """The process may write 2,000 bytes a file: safetensors and torch.save meet the operating system's own error."""
+    save(tmp_path, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+        for name in (checkpoint.WEIGHTS, checkpoint.TRAIN_STATE):
+            state = {"weight": torch.zeros(10_000)}
+            write = checkpoint.write_tensors if name == checkpoint.WEIGHTS else checkpoint.write_state
+            with pytest.raises(SaveError, match="could not write"):
+                checkpoint.save(tmp_path, 2, {name: write(state)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
     assert checkpoint.open_checkpoint(tmp_path).step == 1
 

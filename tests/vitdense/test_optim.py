@@ -24,6 +24,11 @@ def test_warm_up_then_poly() -> None:
     assert schedule.factor(110) == 0.0
 
 
+def test_a_run_shorter_than_its_warm_up_only_warms_up() -> None:
+    schedule = ScheduleConfig(steps=20, warmup=1500, warmup_factor=0.0)
+    assert schedule.factor(19) == pytest.approx(19 / 1500)
+
+
 def test_cosine_and_constant() -> None:
     cosine = ScheduleConfig(steps=100, decay="cosine", final_factor=0.1)
     assert cosine.factor(50) == pytest.approx(0.55)

@@ -63,7 +63,7 @@ head:
   name: upernet
   chanels: 256
 data: {name: shapes, batch_size: many}
-schedule: {steps: 100, warmup: 200}
+schedule: {steps: 100, warmup: -2}
 optimm: {lr: 1}
 """
     message = fault(tmp_path, text, "engine.ema=2")
@@ -73,7 +73,7 @@ optimm: {lr: 1}
     assert f"{path}:5: head.chanels: unknown key, did you mean 'channels'?; allowed: " in message
     assert f"{path}:6: data.batch_size: input should be a valid integer" in message
     assert "given 'many'" in message
-    assert f"{path}:7: schedule.warmup: must be below schedule.steps (100), given 200" in message
+    assert f"{path}:7: schedule.warmup: input should be greater than or equal to 0, given -2" in message
     assert f"{path}:8: optimm: unknown section, did you mean 'optim'?; allowed: backbone, adapter" in message
     assert "command line: engine.ema: input should be less than 1, given 2" in message
 

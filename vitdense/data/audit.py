@@ -4,14 +4,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitdense.contracts import IGNORE, Samples
 from vitdense.data.images import read_image, read_size
-from vitdense.data.segmentation import PairedSamples, size_fault
+from vitdense.data.pairs import Pair, size_fault
 from vitdense.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,6 +26,20 @@ MAX_TOLD = 10
 THREADS = 8
 DRAWN = 200
 """How many samples of a data set without files are drawn for its statistics."""
+
+
+@runtime_checkable
+class InFiles(Protocol):
+    """What an audit asks of samples that lie in files."""
+
+    classes: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+    faults: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def read_labels(self, index: int) -> NDArray[np.int16]:
+        """The mask (H, W) of a pair; raises DataError."""
 
 
 @dataclass
@@ -79,7 +93,7 @@ class _Finding:
 
 def survey(samples: Samples, report: Report | None = None) -> Audit:
     """A split audited completely; of a data set without files, the first samples are drawn and counted."""
-    if isinstance(samples, PairedSamples):
+    if isinstance(samples, InFiles):
         return audit_pairs(samples, limit=None, report=report)
     audit = Audit(samples.classes, len(samples), faults=samples.audit(report=report))
     for index in range(min(DRAWN, len(samples))):
@@ -89,7 +103,7 @@ def survey(samples: Samples, report: Report | None = None) -> Audit:
     return audit
 
 
-def audit_pairs(samples: PairedSamples, *, limit: int | None, report: Report | None = None) -> Audit:
+def audit_pairs(samples: InFiles, *, limit: int | None, report: Report | None = None) -> Audit:
     """Pairing and headers of every pair; `limit` pairs, evenly spread (all where None), are read in full."""
     total = len(samples)
     count = total if limit is None else min(limit, total)
@@ -111,7 +125,7 @@ def audit_pairs(samples: PairedSamples, *, limit: int | None, report: Report | N
     return audit
 
 
-def _inspect(samples: PairedSamples, index: int, deep: bool) -> _Finding:
+def _inspect(samples: InFiles, index: int, deep: bool) -> _Finding:
     pair = samples.pairs[index]
     if not pair.mask.exists():  # told with the pairing
         return _Finding()

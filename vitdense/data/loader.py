@@ -1,5 +1,6 @@
 """Batches for training and evaluation: torch's DataLoader over our samplers, with one policy for samples that fail."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ class Batches:
             batch_sampler=sampler,
             num_workers=workers,
             collate_fn=_collate_or_fault,
-            worker_init_fn=_limit_threads,
+            worker_init_fn=_start_worker,
             pin_memory=torch.cuda.is_available(),
             # Its own generator: DataLoader would draw from the global one, and a resumed run would differ.
             generator=torch.Generator(),
@@ -168,7 +169,11 @@ def _collate_or_fault(samples: list[Sample | Fault]) -> Batch | Fault:
         return Fault(UserError, str(error))
 
 
-def _limit_threads(worker: int) -> None:
-    """One thread for each worker; OpenCV would start one for every core in every worker."""
+def _start_worker(worker: int) -> None:
+    """One thread (OpenCV would start one for every core), and no ear for signals: the main process ends its workers,
+    also when a terminal or a batch system signals the whole group.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from vitdense.contracts import IGNORE, DataConfig, Sample, Samples, Split
+from vitdense.data.audit import audit_pairs
 from vitdense.data.images import SUFFIXES, read_image, read_mask
+from vitdense.data.pairs import Pair, find_pairs, size_fault
 from vitdense.data.transforms import Augment, Geometry, Photometric
 from vitdense.errors import DataError
 
@@ -53,15 +55,6 @@ class SegmentationDataConfig(DataConfig):
             flip=self.flip,
         )
         return Augment(geometry, Photometric() if self.photometric else None, seed=self.seed)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A picture and the mask that belongs to it; `id` is the picture's path in its folder, without its suffix."""
-
-    id: str
-    image: Path
-    mask: Path
 
 
 @dataclass(frozen=True)
@@ -125,40 +118,7 @@ class PairedSamples(Samples):
     def audit(self, *, limit: int | None = None, report: Callable[[str], None] | None = None) -> list[str]:
         """Pairing, header sizes of every pair, and at most `limit` pairs read in full."""
         # Imported here: audit.py needs this module, and so does every run that never audits.
-        from vitdense.data.audit import audit_pairs
-
         return audit_pairs(self, limit=limit, report=report).faults
-
-
-def size_fault(pair: Pair, image: Sequence[int], mask: Sequence[int]) -> str:
-    """The message for a mask that doesn't fit its picture; sizes are (H, W)."""
-    return f"{pair.mask}: the mask is {mask[1]} x {mask[0]}, but {pair.image} is {image[1]} x {image[0]} pixels"
-
-
-def find_pairs(images: Path, masks: Path) -> tuple[list[Pair], list[str]]:
-    """Pairs by equal path and name, sorted, and what is wrong with the rest; a missing mask shows in both."""
-    pictures, drawn = _by_id(images), _by_id(masks)
-    faults = [
-        f"{folder}: {len(paths)} files are named {name}: {', '.join(path.name for path in paths)}"
-        for folder, files in ((images, pictures), (masks, drawn))
-        for name, paths in files.items()
-        if len(paths) > 1
-    ]
-    faults += [f"{paths[0]}: no mask {masks / name}.png" for name, paths in pictures.items() if name not in drawn]
-    faults += [f"{paths[0]}: no picture {images / name}.*" for name, paths in drawn.items() if name not in pictures]
-    pairs = [
-        Pair(name, paths[0], drawn[name][0] if name in drawn else masks / f"{name}.png")
-        for name, paths in pictures.items()
-    ]
-    return pairs, faults
-
-
-def _by_id(folder: Path) -> dict[str, list[Path]]:
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            files.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
-    return files
 
 
 def make_samples(

@@ -1,1 +1,0 @@
-"""Operations that must be faster than their usual form."""
