@@ -48,7 +48,7 @@ def test_a_recipe_takes_one_step(name: str) -> None:
         "sizes": [(64, 96)] * 2,
     }
     losses = model.head.losses(model(batch), batch)
-    torch.stack([*losses.values()]).sum().backward()
+    torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
     still = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert not still, "parameters that no step would move"
 
