@@ -1,7 +1,6 @@
 """Evaluate a checkpoint on its data set: python tools/evaluate.py CHECKPOINT [key=value ...] [--json]."""
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 
@@ -36,7 +35,7 @@ def main(arguments: list[str]) -> int:
     details = metric.details()
     if fabric.is_global_zero:
         if options.json:
-            print(json.dumps({**metrics, **details}))
+            print(cli.to_json({**metrics, **details}))
         else:
             _print(metrics, details)
     return cli.DONE

@@ -1,7 +1,6 @@
 """Predict pictures: python tools/predict.py CHECKPOINT FILES_OR_FOLDERS... --out FOLDER [--set key=value]."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def main(arguments: list[str]) -> int:
         track=lambda files: track(files, "predict", total=len(found), console=console),
     )
     if options.json:
-        print(json.dumps({"written": len(done.written), "skipped": done.skipped, "out": str(options.out)}))
+        print(cli.to_json({"written": len(done.written), "skipped": done.skipped, "out": str(options.out)}))
         return cli.DONE
     print(f"{len(done.written)} pictures -> {options.out / 'masks'} and {options.out / 'overlays'}")
     for reason in done.skipped:

@@ -1,14 +1,13 @@
 """Score predictions in files: python tools/score.py miou GT_FOLDER PRED_FOLDER --classes N [--ignore I ...]."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
 from vitdense import cli
-from vitdense.scoring import MaskCoding, as_json, as_table, pair_files, score_masks
+from vitdense.scoring import MaskCoding, as_dict, as_table, pair_files, score_masks
 
 
 def main(arguments: list[str]) -> int:
@@ -27,18 +26,22 @@ def main(arguments: list[str]) -> int:
         nargs="?",
         const="both",
         default="none",
-        help="0 is no label and class k is stored as k + 1 (ADE20K): in both folders, or in the truth only",
+        help="0 is no label and class k is stored as k + 1 (ADE20K, also `--ignore 0`): in both, or in the truth only",
     )
-    miou.add_argument("--average", choices=("present", "all"), default="present", help="all: absent classes count as 0")
+    miou.add_argument(
+        "--average",
+        choices=("present", "all"),
+        help="all: absent classes count as 0 (the default where 0 is no label, as in ADE20K's devkit); else present",
+    )
     miou.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     pairs = pair_files(options.truth, options.predictions)
     if warning := pairs.warning():
         print(f"warning: {warning}", file=sys.stderr)
-    coding = MaskCoding(options.classes, tuple(options.ignore), options.reduce_zero_label)
+    coding = MaskCoding.of(options.classes, options.ignore, options.reduce_zero_label)
     metric = score_masks(pairs, coding, average=options.average)
     if options.json:
-        print(json.dumps(as_json(metric, pairs)))
+        print(cli.to_json(as_dict(metric, pairs)))
     else:
         Console().print(as_table(metric), "  ".join(f"{name} {value:.2%}" for name, value in metric.compute().items()))
     return cli.DONE

@@ -1,7 +1,6 @@
 """Train from a recipe: python tools/train.py RECIPE [key=value ...] [--dry-run] [--resume auto|PATH]."""
 
 import argparse
-import json
 import sys
 
 from vitdense import cli
@@ -23,11 +22,11 @@ def main(arguments: list[str]) -> int:
     recipe = load_recipe(options.recipe, options.overrides)
     if options.dry_run:
         forecast = rehearse(recipe)
-        print(json.dumps(forecast) if options.json else _describe(forecast))
+        print(cli.to_json(forecast) if options.json else _describe(forecast))
         return cli.DONE
     result = fit(recipe, resume=options.resume)
     if options.json:
-        print(json.dumps({"step": result.step, **result.metrics}))
+        print(cli.to_json({"step": result.step, **result.metrics}))
     if result.stopped:
         print(f"stopped and saved at step {result.step}; --resume auto goes on from there", file=sys.stderr)
         return cli.STOPPED

@@ -1,7 +1,9 @@
-"""How every command ends: one clear message instead of a traceback, and an exit code that says whose turn it is."""
+"""How every command ends: one clear message instead of a traceback, an exit code that says whose turn it is, JSON."""
 
+import json
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from vitdense.errors import TrainingError, UserError
 
@@ -22,3 +24,16 @@ def run(main: Callable[[list[str]], int], arguments: list[str] | None = None) ->
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return STOPPED
+
+
+def to_json(values: Mapping[str, object]) -> str:
+    """One JSON object; NaN, as of a class that is absent, becomes null, since JSON knows no NaN."""
+    return json.dumps(_without_nan(values))
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

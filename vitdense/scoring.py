@@ -38,6 +38,12 @@ class MaskCoding:
     ignore: tuple[int, ...] = ()
     reduce_zero: Literal["none", "truth", "both"] = "none"
 
+    @classmethod
+    def of(cls, num_classes: int, ignore: Sequence[int], reduce_zero: Literal["none", "truth", "both"]) -> "MaskCoding":
+        """As asked for; where 0 is ignored it can't be a class, so the classes are stored as 1..N."""
+        shifted = "both" if reduce_zero == "none" and 0 in ignore else reduce_zero
+        return cls(num_classes, tuple(ignore), shifted)
+
     def truth(self, path: Path) -> Tensor:
         """A mask of the truth: (H, W) class indices, with IGNORE; DataError names a value that is none of these."""
         return self._decode(path, shifted=self.reduce_zero != "none")
@@ -90,16 +96,18 @@ def pair_files(truth: Path, predictions: Path) -> Pairs:
 
 
 def score_masks(
-    pairs: Pairs, coding: MaskCoding, *, average: Literal["present", "all"] = "present", threads: int | None = None
+    pairs: Pairs, coding: MaskCoding, *, average: Literal["present", "all"] | None = None, threads: int | None = None
 ) -> MeanIoU:
     """Count all pairs, in several threads, with a progress bar on stderr; faults of all files come as one DataError.
 
-    Classes are named by the numbers that the truth stores.
+    Classes are named by the numbers that the truth stores. Left out, `average` is "all" where 0 is no label, as in
+    ADE20K's devkit, and "present" elsewhere.
     """
     if coding.num_classes < 1:
         raise UserError(f"there must be a class or more, given {coding.num_classes}")
     first = int(coding.reduce_zero != "none")
-    metric = MeanIoU(tuple(str(first + index) for index in range(coding.num_classes)), average=average)
+    names = tuple(str(first + index) for index in range(coding.num_classes))
+    metric = MeanIoU(names, average=average or ("all" if first else "present"))
     console = Console(stderr=True)
     faults: list[str] = []
     with _one_thread_each(), ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16)) as pool:
@@ -132,13 +140,10 @@ def as_table(metric: MeanIoU) -> Table:
     return table
 
 
-def as_json(metric: MeanIoU, pairs: Pairs) -> dict[str, Any]:
-    """Summary, number of images, and columns by class with None where a class is absent."""
-    columns = {
-        name: [None if isinstance(value, float) and math.isnan(value) else value for value in column]
-        for name, column in metric.details().items()
-    }
-    return {**metric.compute(), "images": len(pairs.files), "missing": len(pairs.missing), **columns}
+def as_dict(metric: MeanIoU, pairs: Pairs) -> dict[str, Any]:
+    """Summary, which classes its means are over, number of images, and columns by class, NaN where one is absent."""
+    counts = {"average": metric.average, "images": len(pairs.files), "missing": len(pairs.missing)}
+    return {**metric.compute(), **counts, **metric.details()}
 
 
 def _count(truth_path: Path, prediction_path: Path, coding: MaskCoding) -> Tensor | DataError:

@@ -128,6 +128,8 @@ class Training:
             StopOnSignal() as stop,
         ):
             self._introduce()
+            if self.step >= until:
+                self.journal.say(f"nothing to do: step {self.step} of {until} is taken")
             self.window = Averages(self.step)
             while self.step < until and not stopped:
                 self._train_step(batches)
