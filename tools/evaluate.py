@@ -3,8 +3,10 @@
 import argparse
 import sys
 from collections.abc import Mapping
+from functools import partial
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from vitdense import checkpoint, cli
@@ -31,7 +33,9 @@ def main(arguments: list[str]) -> int:
             f"{found.folder} knows the classes {', '.join(model.classes)};"
             f" the data set has {', '.join(samples.classes)}"
         )
-    metrics, metric = evaluate(fabric, model, samples, recipe)
+    console = Console(stderr=True, quiet=not fabric.is_global_zero)
+    bar = partial(track, description="evaluate", console=console, transient=True)
+    metrics, metric = evaluate(fabric, model, samples, recipe, track=bar)
     details = metric.details()
     if fabric.is_global_zero:
         if options.json:

@@ -1,5 +1,6 @@
 """Training augmentation for segmentation: scale, crop, flip and colours, drawn from (seed, epoch, index) alone."""
 
+import os
 import random
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -131,7 +132,9 @@ class Photometric:
     """
 
     def __init__(self) -> None:
-        # Imported here: albumentations takes seconds to load, which evaluation needn't pay.
+        # Imported here: albumentations takes seconds to load, which evaluation needn't pay. It asks the network for its
+        # newest version unless it is told not to.
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         import albumentations as A
 
         self._compose = A.Compose(

@@ -1,16 +1,17 @@
 """Metrics of a model on a split: exact under any batch size and any number of processes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from PIL import Image
 from torch import Tensor
 
 from vitdense import pictures
-from vitdense.contracts import Batch, Metric, Samples
-from vitdense.data.loader import eval_loader
+from vitdense.contracts import Batch, Metric, Predictions, Samples
+from vitdense.data.loader import Batches, eval_loader
 from vitdense.engine.launch import sum_over_processes
 from vitdense.inference import infer
 from vitdense.model import Model
@@ -25,27 +26,37 @@ def evaluate(
     *,
     limit: int | None = None,
     panels: list[Any] | None = None,
+    track: Callable[[Batches], Iterable[Batch]] = iter,
 ) -> tuple[dict[str, float], Metric]:
-    """Metrics of a model on a split, exact over any number of processes; the first pictures go into `panels`."""
+    """Metrics of a model on a split, exact over any number of processes.
+
+    Some pictures, evenly spread, go into `panels`; `track` is what shows the progress.
+    """
     metric = recipe.metric.build(samples)
     model.eval()
-    batches: Iterable[Batch] = eval_loader(
-        samples, recipe.data, rank=fabric.global_rank, world_size=fabric.world_size, limit=limit
-    )
+    rank, world_size = fabric.global_rank, fabric.world_size
+    batches = eval_loader(samples, recipe.data, rank=rank, world_size=world_size, limit=limit)
+    own, wanted = len(range(rank, min(len(samples), limit or len(samples)), world_size)), recipe.engine.pictures
+    shown, seen = {number * own // wanted for number in range(wanted)}, 0
     with torch.no_grad(), fabric.autocast():
-        for batch in batches:
+        for batch in track(batches):
             batch = to_device(batch, fabric.device)
             predictions = infer(model, batch, recipe.inference)
             metric.update(predictions, batch)
             if panels is not None and fabric.is_global_zero:
-                room = recipe.engine.pictures - len(panels)
-                for image, mask, result in list(zip(batch["images"], batch["masks"], predictions, strict=True))[:room]:
-                    panels.append(
-                        pictures.panel(image.permute(1, 2, 0), mask, result, samples.classes, samples.palette)
-                    )
+                for place in sorted(shown & set(range(seen, seen + len(predictions)))):
+                    panels.append(_panel(batch, predictions, place - seen, samples))
+            seen += len(predictions)
     if fabric.world_size > 1:
         metric.reduce(partial(sum_over_processes, fabric))
     return metric.compute(), metric
+
+
+def _panel(batch: Batch, predictions: Predictions, place: int, samples: Samples) -> Image.Image:
+    """Picture, truth and prediction of one place in a batch."""
+    pixels = batch["images"][place].permute(1, 2, 0).cpu()  # (H, W, 3)
+    mask, result = batch["masks"][place].cpu(), predictions[place].cpu()
+    return pictures.panel(pixels, mask, result, samples.classes, samples.palette)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

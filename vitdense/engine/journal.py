@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vitdense.contracts import Batch
+from vitdense.data.loader import Batches
 
 PACKAGES = (
     "vitdense",
@@ -79,7 +82,8 @@ class Journal:
     def train(self, step: int, total: int, values: Mapping[str, float], seconds_left: float) -> None:
         """One record of training: loss terms, rate, speed."""
         self._record({"step": step, "split": "train", **values})
-        note = f"loss {values['loss']:.4f}  {values['pictures_per_second']:.1f} pictures/s"
+        terms = ", ".join(f"{name[5:]} {value:.4f}" for name, value in values.items() if name.startswith("loss_"))
+        note = f"loss {values['loss']:.4f} ({terms})  {values['pictures_per_second']:.1f} pictures/s"
         self.progress.update(self.training, note=note)
         if not sys.stderr.isatty():
             self.say(f"step {step}/{total}  {note}  lr {values['lr']:.2e}  {_clock(seconds_left)} left")
@@ -93,6 +97,14 @@ class Journal:
         self._record({"step": step, "split": "val", **metrics})
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.say(f"step {step}  validation: {shown}  ({_clock(seconds)})")
+
+    def track(self, batches: Batches) -> Iterator[Batch]:
+        """The batches of an evaluation, under a bar of their own."""
+        task = self.progress.add_task("validate", total=len(batches), note="")
+        for batch in batches:
+            yield batch
+            self.progress.advance(task)
+        self.progress.remove_task(task)
 
     def samples(self, step: int, ids: list[list[Any]]) -> None:
         """The ids that a step was trained on, for whoever must compare two runs."""

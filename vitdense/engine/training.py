@@ -234,8 +234,9 @@ class Training:
             for buffer in module.buffers():  # batch-norm statistics drift apart between processes
                 torch.distributed.broadcast(buffer, src=0)
         panels: list[Any] = []
+        limit, track = self.eval_batches, self.journal.track
         self.metrics, _ = evaluate(
-            self.fabric, module, self.val_samples, self.recipe, limit=self.eval_batches, panels=panels
+            self.fabric, module, self.val_samples, self.recipe, limit=limit, panels=panels, track=track
         )
         seconds = time.perf_counter() - start
         self.seconds["evaluation"].append(seconds)
