@@ -24,7 +24,6 @@ Digests = Callable[[Path], dict[str, str]]
 def _train(recipe: Recipe, resume: str | None, die: tuple[str, int] | None) -> None:
     """Train in a process of its own; `die` kills it with SIGKILL in a place, at the n-th time it comes by."""
     torch.set_num_threads(1)
-    os.setpgrp()
     if die is not None:
         _kill_in(*die)
     fit(recipe, resume=resume)
@@ -110,19 +109,17 @@ def test_records_of_repeated_steps_stand_once(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_group_saves_and_stops(
+def test_a_signal_saves_and_stops(
     processes: ForkServerContext, make_recipe: MakeRecipe, tmp_path: Path, number: signal.Signals
 ) -> None:
-    recipe = make_recipe(
-        "run", "schedule.steps=2000", "engine.save_every=1000", "engine.eval_every=1000", "data.workers=1"
-    )
+    recipe = make_recipe("run", "schedule.steps=2000", "engine.save_every=1000", "engine.eval_every=1000")
     process = processes.Process(target=_train, args=(recipe, None, None))
     process.start()
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert process.pid is not None
-    os.killpg(process.pid, number)
+    os.kill(process.pid, number)
     process.join(30)
     assert process.exitcode == 0
     found = checkpoint.open_checkpoint(tmp_path / "run")
