@@ -1,7 +1,6 @@
 """Audit a recipe's data completely: python tools/check.py RECIPE [key=value ...] [--json]."""
 
 import argparse
-import json
 import sys
 
 from rich.console import Console
@@ -26,7 +25,7 @@ def main(arguments: list[str]) -> int:
     with screen.status("reading") as status:
         audits = [(split, survey(data.build(split), lambda text: status.update(f"reading {text}"))) for split in SPLITS]
     if options.json:
-        print(json.dumps({split: audit.to_json() for split, audit in audits}))
+        print(cli.to_json({split: audit.to_json() for split, audit in audits}))
     else:
         for table in tables(audits):
             Console().print(table)

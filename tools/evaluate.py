@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     recipe = load_recipe(found.folder / checkpoint.RECIPE, options.overrides)
     samples = recipe.data.build("val")
     fabric = launch(recipe.engine)
-    model = load_model(found.folder).to(fabric.device)
+    model = load_model(found).to(fabric.device)
     if model.classes != samples.classes:
         raise UserError(
             f"{found.folder} knows the classes {', '.join(model.classes)};"

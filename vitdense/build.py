@@ -124,12 +124,14 @@ def _with_classes(head: HeadConfig, classes: Sequence[str]) -> HeadConfig:
     return head.model_copy(update={"num_classes": len(classes)})
 
 
-def load_model(path: str | Path, overrides: Sequence[str] = (), *, averaged: bool = True) -> Model:
+def load_model(
+    path: str | Path | checkpoint.Checkpoint, overrides: Sequence[str] = (), *, averaged: bool = True
+) -> Model:
     """A trained model from its checkpoint folder (`runs/x/best`), in eval mode; EMA weights where the run kept them.
 
     `overrides` change its recipe, such as "inference.mode=sliding".
     """
-    found = checkpoint.open_checkpoint(path)
+    found = path if isinstance(path, checkpoint.Checkpoint) else checkpoint.open_checkpoint(path)
     recipe = load_recipe(found.folder / checkpoint.RECIPE, overrides)
     palette = [(int(r), int(g), int(b)) for r, g, b in found.facts["palette"]]
     model = build_model(recipe, found.facts["classes"], palette, load_weights=False)
