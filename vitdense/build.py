@@ -31,7 +31,8 @@ class AdaptedBackbone(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images: (B, C, H, W), normalised -> one map for each of the adapter's levels."""
-        return self.adapter(self.backbone(images), images)  # type: ignore[no-any-return]
+        maps: list[Tensor] = self.adapter.adapt(self.backbone, images)
+        return maps
 
     def tokens(self, images: Tensor) -> Tokens:
         """The backbone's own tokens."""
@@ -91,8 +92,7 @@ def _build_backbone(config: BackboneConfig, weights: str | Path | Mapping[str, T
     from vitdense.weights import load_weights, read_weights
 
     found = read_weights(weights, config)
-    chosen = config.model_dump(exclude_unset=True)
-    config = type(config).model_validate({**found.options, **chosen})
+    config = config.with_defaults(found.options)
     backbone = config.build()
     backbone.config = config
     backbone.load_report = load_weights(backbone, found)

@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from vitdense.errors import UserError
 from vitdense.registry import Config, Registry
 
 IGNORE = -1
@@ -78,6 +79,19 @@ class BackboneConfig(Config):
         raise NotImplementedError
 
 
+class Interaction(Protocol):
+    """What an adapter does between the stages of a plain backbone (a stage: the blocks up to one of `out_indices`).
+
+    Made anew for each forward pass, so that it may keep what the next stage needs.
+    """
+
+    def before(self, stage: int, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """patches: (B, h * w, C) on their way into a stage, grid (h, w) -> the same shape."""
+
+    def after(self, stage: int, patches: Tensor, grid: tuple[int, int]) -> None:
+        """patches: (B, h * w, C) as a stage gave them, not normed; grid (h, w)."""
+
+
 class Backbone(nn.Module, ABC):
     """Pictures in, maps out: (B, C, H, W), normalised, of any size -> [(B, C_i, ceil(H / s_i), ceil(W / s_i))]."""
 
@@ -101,6 +115,10 @@ class Backbone(nn.Module, ABC):
     def embed(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W), normalised -> (B, embed_dim), pooled as published."""
 
+    def forward_stages(self, images: Tensor, interaction: Interaction) -> list[Tensor]:
+        """As `forward`, with `interaction` between the stages; plain backbones only, others raise UserError."""
+        raise UserError(f"{type(self).__name__} has no stages of one stride that an adapter could enter")
+
     @abstractmethod
     def layer_of(self, parameter: str) -> int:
         """The depth of a parameter for layer-wise learning rates: 0 for the embedding, up to `num_layers`."""
@@ -122,6 +140,11 @@ class Adapter(nn.Module, ABC):
     """Levels in, levels out."""
 
     levels: tuple[Level, ...]
+
+    def adapt(self, backbone: Backbone, images: Tensor) -> list[Tensor]:
+        """The backbone's maps of images (B, C, H, W), adapted; what works between the stages overrides this."""
+        maps: list[Tensor] = self(backbone(images), images)
+        return maps
 
     @abstractmethod
     def forward(self, maps: list[Tensor], images: Tensor) -> list[Tensor]:

@@ -1,7 +1,8 @@
 """A recipe: files and command line merged by OmegaConf, typed by pydantic, all of its faults said at once."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -193,7 +194,8 @@ class _Parser:
             elif section in NAMED:
                 sections[section] = self.named(section, dict(given), names)
             else:
-                sections[section] = self.typed(section, PLAIN[section], dict(given))
+                kind = PLAIN[section]
+                sections[section] = self.typed(section, kind, partial(kind.model_validate, dict(given)))
         self.cross_check(sections)
         if self.faults:
             count = f"{len(self.faults)} fault{'s' if len(self.faults) > 1 else ''}"
@@ -210,16 +212,16 @@ class _Parser:
             return None
         names[section] = name
         try:
-            kind, preset = registry.find(name)
+            kind, _ = registry.find(name)
         except UserError as error:
             self.fault(f"{section}.name", str(error))
             return None
-        return self.typed(section, kind, {**preset, **given})
+        return self.typed(section, kind, partial(registry.create, name, given))
 
-    def typed(self, section: str, kind: type[C], given: dict[str, Any]) -> C | None:
+    def typed(self, section: str, kind: type[C], create: Callable[[], C]) -> C | None:
         """A section of a known class."""
         try:
-            return kind.model_validate(given)
+            return create()
         except ValidationError as error:
             for problem in error.errors(include_url=False, include_context=False):
                 key = ".".join([section, *(str(part) for part in problem["loc"] if not _is_branch(part))])

@@ -5,9 +5,9 @@ import fnmatch
 import importlib
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from vitdense.errors import UserError
 
@@ -18,6 +18,25 @@ class Config(BaseModel):
     """A frozen set of options that refuses unknown keys; `build` makes the thing it describes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    _preset: str | None = PrivateAttr(default=None)
+    _given: frozenset[str] = PrivateAttr(default=frozenset())
+
+    @property
+    def preset(self) -> str:
+        """The registered name this was made by; the class's own where it was made without one."""
+        return self._preset or type(self).__name__.removesuffix("Config")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that a user set, as against those of the preset and the defaults."""
+        return {name: getattr(self, name) for name in self._given}
+
+    def with_defaults(self, options: Mapping[str, Any]) -> Self:
+        """The same with `options` above the preset, and below what the user set."""
+        config = type(self).model_validate({**dict(self), **options, **self.given})
+        config._preset, config._given = self._preset, self._given
+        return config
 
 
 C = TypeVar("C", bound=Config)
@@ -78,8 +97,10 @@ class Registry(Generic[C]):
 
     def create(self, name: str, options: Mapping[str, Any] | None = None) -> C:
         """The config of a name with its preset and `options` on top; pydantic's ValidationError names bad options."""
-        config, preset = self.find(name)
-        return config.model_validate({**preset, **(options or {})})
+        kind, preset = self.find(name)
+        config = kind.model_validate({**preset, **(options or {})})
+        config._preset, config._given = name, frozenset(options or {})
+        return config
 
     def _load(self) -> None:
         modules, self._modules = self._modules, ()

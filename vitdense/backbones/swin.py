@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from vitdense.backbones.options import check_frozen_stages, freeze, pixel_statistics, resolve_out_indices
 from vitdense.contracts import BACKBONES, Backbone, BackboneConfig, Level, Tokens
-from vitdense.layers.block import DropPath, Mlp, drop_path_rates, init_linear, runner
+from vitdense.layers.block import DropPath, drop_path_rates, init_linear, runner
 from vitdense.layers.embed import STEMS, Stem, pad_rows_and_columns
+from vitdense.layers.mlp import Mlp
 from vitdense.layers.window import WindowAttention, WindowOrder
 
 

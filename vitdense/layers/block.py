@@ -4,24 +4,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vitdense.layers.attention import Attention
-
-
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between them, on the last dimension."""
-
-    def __init__(self, dim: int, *, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: (..., C) -> (..., C)."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
-        return out
+from vitdense.layers.mlp import Mlp
 
 
 class LayerScale(nn.Module):

@@ -1,6 +1,6 @@
 """The checkpoint that `weights="default"` means for each preset."""
 
-from vitdense.contracts import BACKBONES, BackboneConfig
+from vitdense.contracts import BackboneConfig
 from vitdense.errors import UserError
 
 PUBLISHED = {
@@ -24,22 +24,7 @@ PUBLISHED = {
 
 
 def published_for(config: BackboneConfig) -> str:
-    """The default source of the preset whose structure a config has."""
-    for name, source in PUBLISHED.items():
-        kind, preset = BACKBONES.find(name)
-        structure = kind.model_validate(preset).model_dump(exclude=_FREE)
-        if type(config) is kind and config.model_dump(exclude=_FREE) == structure:
-            return source
-    raise UserError(
-        f"no default weights are published for this {type(config).__name__.removesuffix('Config')}; "
-        f"there are some for: {', '.join(PUBLISHED)}"
-    )
-
-
-# Options that don't change which published weights fit.
-_FREE = {*BackboneConfig.model_fields, "image_size", "pool", "norm_maps", "position_interpolation"} | {
-    "position_antialias",
-    "layer_norm_eps",
-    "window_order",
-    "always_shift",
-}
+    """The default source of the preset that a config was made by."""
+    if config.preset in PUBLISHED:
+        return PUBLISHED[config.preset]
+    raise UserError(f"no default weights are published for {config.preset}; there are some for: {', '.join(PUBLISHED)}")

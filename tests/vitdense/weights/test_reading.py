@@ -190,9 +190,9 @@ def test_default_weights_belong_to_their_preset(name: str) -> None:
     assert published_for(BACKBONES.create(name, {"drop_path": 0.1, "in_channels": 4})) == PUBLISHED[name]
 
 
-def test_there_are_no_default_weights_for_other_structures() -> None:
-    with pytest.raises(UserError, match="no default weights are published for this ViT; there are some for: vit_tiny"):
-        read("default", depth=7)
+def test_presets_without_published_weights_say_so() -> None:
+    with pytest.raises(UserError, match="no default weights are published for vit_nano_patch8; there are some for: "):
+        read_weights("default", BACKBONES.create("vit_nano_patch8"))
 
 
 def test_the_name_of_a_folder_may_look_like_a_path_of_the_hub(tmp_path: Path, fill: Fill) -> None:
