@@ -89,9 +89,9 @@ def _choose(config: BackboneConfig, names: Names) -> tuple[Dialect, Export]:
                 return dialect, dialect.export
             refusals.append((dialect, unsaid))
     if not refusals:
-        raise UserError(f"{config.preset} can't be written under {names}' names: {names} has no such network")
+        raise UserError(f"{config.preset} can't be written for {names}: it has no such network")
     nearest, unsaid = min(refusals, key=lambda refusal: len(refusal[1]))
-    raise UserError(f"{config.preset} can't be written under {names}' names: its {nearest.family} {'; '.join(unsaid)}")
+    raise UserError(f"{config.preset} can't be written for {names}: its {nearest.family} {'; '.join(unsaid)}")
 
 
 def _unsaid(config: BackboneConfig, export: Export) -> list[str]:
@@ -104,4 +104,4 @@ def _unsaid(config: BackboneConfig, export: Export) -> list[str]:
         ours = getattr(config, name)
         if ours != theirs:
             faults.append(f"has {name} {theirs!r}, and here it is {ours!r}")
-    return faults
+    return faults or export.refuses(config.model_dump())

@@ -1,8 +1,8 @@
 """From any source of weights to tensors under our names."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isqrt
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +16,8 @@ from vitdense.weights.families import DIALECTS
 from vitdense.weights.opening import Source, open_checkpoint
 from vitdense.weights.published import published_for
 from vitdense.weights.resizing import position_slots
+
+_RELATIONS = "blocks.0.attn.relative_position_bias_table"
 
 
 def read_weights(source: Source, config: BackboneConfig) -> Weights:
@@ -44,7 +46,7 @@ def read_weights(source: Source, config: BackboneConfig) -> Weights:
     )
 
 
-def _same_heads(theirs: Any, config: BackboneConfig, source: str) -> None:
+def _same_heads(theirs: int | tuple[int, ...] | None, config: BackboneConfig, source: str) -> None:
     """The number of heads shows in no tensor's shape, so that a wrong one would load and be silently wrong."""
     ours = config.model_dump().get("num_heads")
     if theirs is not None and ours is not None and theirs != ours:
@@ -52,12 +54,16 @@ def _same_heads(theirs: Any, config: BackboneConfig, source: str) -> None:
 
 
 def _stored_size(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The image size whose grid the position table has, so that it is kept as published."""
-    table, kernel = state.get("pos_embed"), state.get("patch_embed.proj.weight")
-    if table is None or kernel is None or table.ndim != 3:
+    """The image size whose grid the tables of positions have, so that they are kept as published."""
+    kernel, relations = state.get("patch_embed.proj.weight"), state.get(_RELATIONS)
+    if kernel is None or kernel.ndim != 4:
         return {}
-    slots = position_slots(state)
-    return {} if slots is None else {"image_size": math.isqrt(table.shape[1] - slots) * kernel.shape[-1]}
+    if "pos_embed" in state and state["pos_embed"].ndim == 3:
+        slots = position_slots(state)
+        return {} if slots is None else {"image_size": isqrt(state["pos_embed"].shape[1] - slots) * kernel.shape[-1]}
+    if relations is not None:
+        return {"image_size": (isqrt(relations.shape[0] - 3) // 2 + 1) * kernel.shape[-1]}
+    return {}
 
 
 def _refuse_broken(state: Mapping[str, Tensor], source: str) -> None:

@@ -119,6 +119,7 @@ def test_transformers_options_rank_below_the_users(tmp_path: Path) -> None:
     assert weights.family == "transformers"
     assert weights.options == {
         "layer_norm_eps": 1e-12,
+        "activation": "gelu",
         "position_antialias": False,
         "position_interpolation": "bicubic",
         "image_size": 64,
@@ -146,11 +147,17 @@ def test_another_number_of_heads_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_another_activation_is_refused(tmp_path: Path) -> None:
+def test_activations_are_taken_over_or_refused(tmp_path: Path) -> None:
     save_file(_transformers_vit(), tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"hidden_act": "quick_gelu"}))
-    with pytest.raises(WeightsError, match="activation 'quick_gelu'; known here: 'gelu'"):
+    for theirs, ours in (("quick_gelu", "quick_gelu"), ("gelu_pytorch_tanh", "gelu_tanh"), ("silu", "silu")):
+        (tmp_path / "config.json").write_text(json.dumps({"hidden_act": theirs}))
+        assert read(tmp_path).options["activation"] == ours
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_act": "relu"}))
+    with pytest.raises(WeightsError, match="has hidden_act 'relu'; known here: gelu, "):
         read(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_act": "silu"}))
+    with pytest.raises(WeightsError, match="was trained with activation 'silu'; known here: 'gelu'"):
+        read(tmp_path, "swin_nano")
 
 
 def test_pickles_that_would_run_code_are_refused(tmp_path: Path) -> None:
