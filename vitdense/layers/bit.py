@@ -107,8 +107,8 @@ class BitResNet(nn.Module):
                 pool=nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True),
             )
         )
-        self.channels = tuple(4 * width * 2**i for i in range(len(layers)))
-        self.strides = tuple(STEM_STRIDE * 2**i for i in range(len(layers)))
+        self.channels = tuple(4 * width << i for i in range(len(layers)))
+        self.strides = tuple(STEM_STRIDE << i for i in range(len(layers)))
         self.stages = nn.ModuleList(
             BitStage(before, after, depth=depth, stride=1 if i == 0 else 2, recompute=recompute)
             for i, (before, after, depth) in enumerate(
@@ -116,9 +116,12 @@ class BitResNet(nn.Module):
             )
         )
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """images: (B, C, H, W), divisible by the last stride -> [(B, C_i, H / s_i, W / s_i)]: the stem, each stage."""
+    def forward(self, images: Tensor, stages: int | None = None) -> list[Tensor]:
+        """images: (B, C, H, W), divisible by the last stride -> [(B, C_i, H / s_i, W / s_i)]: the stem, each stage.
+
+        Of the stages, the first `stages` are run.
+        """
         maps = [self.stem(images)]
-        for stage in self.stages:
+        for stage in self.stages[:stages]:
             maps.append(stage(maps[-1]))
         return maps
