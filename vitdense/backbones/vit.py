@@ -60,9 +60,8 @@ class ViT(Backbone):
         self.norm_pre = nn.LayerNorm(dim, eps=eps) if config.pre_norm else nn.Identity()
         rates = drop_path_rates(config.drop_path, config.depth)
         self.blocks = nn.ModuleList(config.block(i, rate) for i, rate in enumerate(rates))
-        final = not config.pool_norm and config.neck_channels is None
-        self.norm = nn.LayerNorm(dim, eps=eps) if final else nn.Identity()
-        self.fc_norm = nn.LayerNorm(dim, eps=eps) if config.pool_norm else nn.Identity()
+        self.norm = nn.LayerNorm(dim, eps=eps) if config.final_norm == "tokens" else nn.Identity()
+        self.fc_norm = nn.LayerNorm(dim, eps=eps) if config.final_norm == "pooled" else nn.Identity()
         self.attn_pool = (
             AttentionPool(
                 dim,
