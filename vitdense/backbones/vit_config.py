@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from vitdense.backbones.options import HALVES, OPENAI
+from vitdense.backbones.options import HALVES, OPENAI, evenly_spaced, resolve_out_indices
 from vitdense.contracts import BACKBONES, BackboneConfig
 from vitdense.layers.attention import AttentionOptions, QkvBias, Relations
 from vitdense.layers.block import Block, BlockOptions, WindowedBlock
-from vitdense.layers.embed import Stem
+from vitdense.layers.embed import STEMS, PatchEmbed, Stem
 from vitdense.layers.mlp import Activation
 from vitdense.layers.position import Interpolation
 
@@ -121,8 +121,8 @@ class ViTConfig(BackboneConfig):
     `image_size` is the size whose grid the tables of positions are stored for; it limits nothing. `positions` are
     added to the patches, `relations` act in the attention: "table" is BEiT's, "decomposed" SAM's, "rope_index" EVA-02's
     (any grid spans `rope_grid` cells), "rope_unit" DINOv3's. `window` n keeps attention within n x n patches in all
-    blocks but `global_blocks`. `final_norm` "pooled" norms the mean in place of the tokens; `neck_channels` ends in SAM's
-    neck.
+    blocks but `global_blocks`. `final_norm` "pooled" norms the mean in place of the tokens; with `neck_channels` tokens
+    pass SAM's neck.
     """
 
     embed_dim: PositiveInt
@@ -221,6 +221,14 @@ class ViTConfig(BackboneConfig):
             drop_path=drop_path,
         )
         return (WindowedBlock if windowed else Block)(options)
+
+    def embedding(self) -> PatchEmbed:
+        """What turns pictures into patches."""
+        return STEMS[self.stem](self.in_channels, embed_dim=self.embed_dim, patch=self.patch_size, bias=self.patch_bias)
+
+    def block_outputs(self) -> tuple[int, ...]:
+        """The blocks that give a map."""
+        return resolve_out_indices(self.out_indices, self.depth, evenly_spaced(self.depth))
 
     def build(self) -> "ViT":
         """A ViT with fresh weights."""

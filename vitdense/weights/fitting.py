@@ -13,14 +13,13 @@ from vitdense.contracts import Backbone
 from vitdense.layers.position import resize_positions
 from vitdense.weights.contents import Weights
 from vitdense.weights.resizing import (
+    BIAS_TABLE,
     adapt_input_channels,
     position_slots,
     resize_bias_table,
     resize_distances,
 )
 
-_BIAS_TABLE = "relative_position_bias_table"
-_DISTANCES = (".rel_pos_h", ".rel_pos_w")
 # What may follow the blocks, and is left out of a backbone that ends otherwise.
 _ENDS = ("norm.", "fc_norm.", "attn_pool.", "neck.")
 _OUTPUT_NORM = re.compile(r"norms\.\d+\.")
@@ -54,10 +53,10 @@ def fit(weights: Weights, backbone: Backbone) -> Fitting:
 
 
 def _reshape(fitting: Fitting, key: str, tensor: Tensor, wanted: Tensor) -> None:
-    if key.endswith(_BIAS_TABLE) and tensor.shape[1:] == wanted.shape[1:]:
+    if key.endswith(BIAS_TABLE) and tensor.shape[1:] == wanted.shape[1:]:
         fitting.state[key] = resize_bias_table(tensor, wanted.shape[0])
         fitting.resized.append(key)
-    elif key.endswith(_DISTANCES) and tensor.shape[1:] == wanted.shape[1:]:
+    elif key.endswith(("rel_pos_h", "rel_pos_w")) and tensor.shape[1:] == wanted.shape[1:]:
         fitting.state[key] = resize_distances(tensor, wanted.shape[0])
         fitting.resized.append(key)
     elif key == "pos_embed" and tensor.shape[-1] == wanted.shape[-1] and _square(tensor.shape[1] - _rows(fitting)):
@@ -107,7 +106,7 @@ def _position_rows(fitting: Fitting) -> None:
     tokens = sum(state[name].shape[1] for name in ("cls_token", "dist_token") if name in state)
     if theirs == 0:
         state["pos_embed"] = torch.cat([torch.zeros_like(table[:, :ours]), grid], dim=1)
-    elif ours == 0 and theirs == tokens:
+    elif ours == 0 and theirs == max(tokens, 1):
         state["pos_embed"] = grid
         _leave_out(fitting, [name for name in ("cls_token", "dist_token") if name in state])
         fitting.left_out.append(f"pos_embed[:, :{theirs}]")

@@ -15,9 +15,7 @@ from vitdense.weights.dialect import detect, without_wrappers
 from vitdense.weights.families import DIALECTS
 from vitdense.weights.opening import Source, open_checkpoint
 from vitdense.weights.published import published_for
-from vitdense.weights.resizing import position_slots
-
-_RELATIONS = "blocks.0.attn.relative_position_bias_table"
+from vitdense.weights.resizing import BIAS_TABLE, position_slots
 
 
 def read_weights(source: Source, config: BackboneConfig) -> Weights:
@@ -55,14 +53,14 @@ def _same_heads(theirs: int | tuple[int, ...] | None, config: BackboneConfig, so
 
 def _stored_size(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The image size whose grid the tables of positions have, so that they are kept as published."""
-    kernel, relations = state.get("patch_embed.proj.weight"), state.get(_RELATIONS)
-    if kernel is None or kernel.ndim != 4:
+    kernel, relations = state.get("patch_embed.proj.weight"), state.get(f"blocks.0.attn.{BIAS_TABLE}")
+    table, slots = state.get("pos_embed"), position_slots(state)
+    if kernel is None:
         return {}
-    if "pos_embed" in state and state["pos_embed"].ndim == 3:
-        slots = position_slots(state)
-        return {} if slots is None else {"image_size": isqrt(state["pos_embed"].shape[1] - slots) * kernel.shape[-1]}
+    if table is not None and slots is not None:
+        return {"image_size": isqrt(table.shape[1] - slots) * kernel.shape[-1]}
     if relations is not None:
-        return {"image_size": (isqrt(relations.shape[0] - 3) // 2 + 1) * kernel.shape[-1]}
+        return {"image_size": (isqrt(relations.shape[0] - 3) + 1) // 2 * kernel.shape[-1]}
     return {}
 
 

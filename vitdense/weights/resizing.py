@@ -9,13 +9,21 @@ from torch.nn import functional as F
 
 from vitdense.layers.relative import resize_relations
 
+BIAS_TABLE = "relative_position_bias_table"
+
 
 def position_slots(state: Mapping[str, Tensor]) -> int | None:
-    """How many rows of `pos_embed` stand before the grid: the class and distillation tokens', none, or all tokens'."""
-    length = state["pos_embed"].shape[1]
+    """Rows of `pos_embed` that stand before the grid: the class and distillation tokens', none, all tokens', or one.
+
+    One without a class token is ViTDet's, which keeps the row of the pretraining's.
+    """
+    table = state.get("pos_embed")
+    if table is None or table.ndim != 3:
+        return None
+    length = table.shape[1]
     tokens = sum(state[name].shape[1] for name in ("cls_token", "dist_token") if name in state)
     registers = state["reg_token"].shape[1] if "reg_token" in state else 0
-    for slots in (tokens, 0, tokens + registers):
+    for slots in (tokens, 0, tokens + registers, 1):
         side = isqrt(max(length - slots, 0))
         if side and side * side == length - slots:
             return slots
