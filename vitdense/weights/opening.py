@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vitdense.errors import UserError, WeightsError
-from vitdense.weights.arrays import read_arrays
+from vitdense.weights.arrays import HARMLESS, read_arrays, read_pickled_arrays
 from vitdense.weights.contents import Checkpoint
 
 WHOLE = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -63,13 +63,16 @@ def unwrap(content: object, name: str) -> tuple[dict[str, Tensor], str]:
 
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], str]:
-    """A .safetensors file, arrays of .npz, or a pickle of tensors and plain values only; and what of it was taken."""
+    """A .safetensors file, arrays, or a pickle of tensors and plain values only; and which part of it was taken."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path), ""
         if path.suffix == ".npz":
             return read_arrays(path), ""
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".pkl":
+            return unwrap(read_pickled_arrays(path), str(path))
+        with torch.serialization.safe_globals(HARMLESS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path} is refused: it is damaged, or holds more than tensors and plain values") from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError, BadZipFile) as error:
