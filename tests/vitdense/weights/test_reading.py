@@ -166,6 +166,30 @@ def test_activations_are_taken_over_or_refused(tmp_path: Path) -> None:
         read(tmp_path, "swin_nano")
 
 
+def test_a_missing_part_is_named_by_its_fellows(fill: Fill) -> None:
+    state = _transformers_vit()
+    del state["layers.3.attention.k_proj.bias"]
+    with pytest.raises(WeightsError) as caught:
+        fill("vit_nano_patch8", state, {})
+    assert "1 missing: blocks.3.attn.qkv.bias; 2 unexpected: " in str(caught.value)
+    assert "layers.3.attention.q_proj.bias, layers.3.attention.v_proj.bias" in str(caught.value)
+
+
+def test_sharded_pickles_are_read(tmp_path: Path, fill: Fill) -> None:
+    state = nano().state_dict()
+    shards = [dict(list(state.items())[:20]), dict(list(state.items())[20:])]
+    named = {f"pytorch_model-0000{i + 1}-of-00002.bin": shard for i, shard in enumerate(shards)}
+    for name, shard in named.items():
+        torch.save(shard, tmp_path / name)
+    index = {"weight_map": {key: name for name, shard in named.items() for key in shard}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    ours = fill("vit_nano_patch8", tmp_path, {})
+    assert all(torch.equal(tensor, state[key]) for key, tensor in ours.state_dict().items())
+    (tmp_path / "pytorch_model-00002-of-00002.bin").unlink()
+    with pytest.raises(WeightsError, match=r"pytorch_model-00002-of-00002\.bin can't be read as a checkpoint"):
+        read(tmp_path)
+
+
 def test_what_trainers_leave_beside_the_tensors_is_read(tmp_path: Path, fill: Fill) -> None:
     state = nano().state_dict()
     beside = {"args": argparse.Namespace(lr=0.1), "best": np.float64(81.2), "seen": np.arange(3), "epoch": 3}
@@ -195,6 +219,9 @@ def test_pickles_that_would_run_code_are_refused(tmp_path: Path) -> None:
     for name in ("weights.pth", "zipped.pth", "arrays.pkl", "object.pkl"):
         with pytest.raises(WeightsError, match=r" is refused: it is damaged, or holds more than tensors"):
             read(tmp_path / name)
+    (tmp_path / "list.pkl").write_bytes(pickle.dumps({"model": {"a": np.array([None], dtype=object)}}))
+    with pytest.raises(WeightsError, match=r"list\.pkl can't be read as a checkpoint: an array of other things"):
+        read(tmp_path / "list.pkl")
     np.savez(tmp_path / "object.npz", a=np.array([Bomb()], dtype=object))
     with pytest.raises(WeightsError, match=r"object\.npz can't be read as a checkpoint"):
         read(tmp_path / "object.npz")
