@@ -121,8 +121,8 @@ class ViTConfig(BackboneConfig):
     `image_size` is the size whose grid the tables of positions are stored for; it limits nothing. `positions` are
     added to the patches, `relations` act in the attention: "table" is BEiT's, "decomposed" SAM's, "rope_index" EVA-02's
     (any grid spans `rope_grid` cells), "rope_unit" DINOv3's. `window` n keeps attention within n x n patches in all
-    blocks but `global_blocks`. `final_norm` "pooled" norms the mean in place of the tokens; `neck_channels` ends in SAM's
-    neck.
+    blocks but `global_blocks`. `final_norm` "pooled" norms the mean in place of the tokens; with `neck_channels` tokens
+    pass SAM's neck.
     """
 
     embed_dim: PositiveInt

@@ -66,8 +66,7 @@ JAX = (
 
 def _stored_size(state: State) -> dict[str, Any]:
     """The image size whose grid the position table has: a cell covers the projection's kernel of the ResNet's cells."""
-    table, kernel = state.get("pos_embed"), state.get("patch_embed.proj.weight")
-    slots = None if table is None or kernel is None else position_slots(state)
+    table, kernel, slots = state.get("pos_embed"), state.get("patch_embed.proj.weight"), position_slots(state)
     if table is None or kernel is None or slots is None:
         return {}
     stages = {key.removeprefix(f"{_STAGES}.").split(".")[0] for key in state if key.startswith(f"{_STAGES}.")}
@@ -76,7 +75,7 @@ def _stored_size(state: State) -> dict[str, Any]:
 
 
 def _timm(checkpoint: Checkpoint, state: State) -> dict[str, Any]:
-    return {**HALF, **timm_facts(checkpoint), **_stored_size(state)}
+    return {**timm_facts(checkpoint), **_stored_size(state)}
 
 
 def _jax(_: Checkpoint, state: State) -> dict[str, Any]:
