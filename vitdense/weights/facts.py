@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitdense.contracts import Backbone
+from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -31,9 +32,11 @@ def transformers_facts(checkpoint: Checkpoint, *, layer_norm_eps: float) -> dict
     """What transformers' files say; where they don't, `layer_norm_eps` is the default of its class."""
     config = checkpoint.config
     activation = config.get("hidden_act", "gelu")
+    if activation not in ACTIVATIONS:
+        raise WeightsError(f"{checkpoint.source} has hidden_act {activation!r}; known here: {', '.join(ACTIVATIONS)}")
     facts: dict[str, Any] = {
         "layer_norm_eps": float(config.get("layer_norm_eps", layer_norm_eps)),
-        "activation": ACTIVATIONS.get(activation, activation),
+        "activation": ACTIVATIONS[activation],
     }
     for name in ("mean", "std"):
         if f"image_{name}" in checkpoint.preprocessor:
