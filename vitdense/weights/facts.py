@@ -9,6 +9,10 @@ from vitdense.weights.contents import Checkpoint
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
+# How publishers resize their tables of positions for pictures of another size.
+BICUBIC = {"position_interpolation": "bicubic", "position_antialias": False, "position_offset": 0.0}
+ANTIALIASED = {**BICUBIC, "position_antialias": True}
+
 # transformers' names of activations, and ours.
 ACTIVATIONS = {
     "gelu": "gelu",

@@ -168,7 +168,7 @@ def _timm_files(backbone: Backbone, options: dict[str, Any]) -> dict[str, dict[s
     return {"config.json": record}
 
 
-def _rows_for_registers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def rows_for_registers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """timm's table has a row for every token before the patches; ours for registers are zero."""
     if "reg_token" not in state:
         return state
@@ -217,7 +217,7 @@ _TIMM = Export(
     _timm_files,
     says=_SHAPE | {"cls_token", "dist_token", "num_registers", "layer_scale", "position_antialias"},
     fixed={"layer_norm_eps": 1e-6},
-    finish=_rows_for_registers,
+    finish=rows_for_registers,
     notes=_timm_notes,
 )
 _TRANSFORMERS = Export(
