@@ -1,7 +1,13 @@
 """Every dialect that is known, in the order in which they are tried."""
 
-from vitdense.weights import dinov2, swin, vit
+from vitdense.weights import beit, dinov2, sam, swin, vit
 from vitdense.weights.dialect import Dialect
 
 # Families of special signs before plain ones: timm's ViT, whose names are the plainest, comes last.
-DIALECTS: tuple[Dialect, ...] = (*swin.DIALECTS, *dinov2.DIALECTS, *vit.DIALECTS)
+DIALECTS: tuple[Dialect, ...] = (
+    *swin.DIALECTS,
+    *beit.DIALECTS,
+    *sam.DIALECTS,
+    *dinov2.DIALECTS,
+    *vit.DIALECTS,
+)
