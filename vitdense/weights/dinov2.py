@@ -112,7 +112,7 @@ def _timm_files(backbone: Backbone, options: dict[str, Any]) -> dict[str, dict[s
     return {"config.json": record}
 
 
-def with_mask_token(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_mask_token(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """transformers' networks have a token for masked patches: zeros, as before any training."""
     return {**state, "mask_token": torch.zeros_like(state["cls_token"])[0]}
 
@@ -182,7 +182,7 @@ def _to_transformers(*, gated: bool, registers: bool) -> Export:
         says=_SHAPE | {"mlp_ratio", "layer_norm_eps"} | (set() if gated else {"activation"}),
         needs=frozenset({"layer_scale", *(("num_registers",) if registers else ())}),
         fixed=_GATE if gated else {},
-        finish=with_mask_token,
+        finish=_with_mask_token,
         notes=_transformers_notes,
     )
 

@@ -103,7 +103,8 @@ def _unsaid(config: BackboneConfig, export: Export) -> list[str]:
             faults.append(f"needs {name}")
         if name in export.says | export.needs | _NEUTRAL:
             continue
-        theirs: Any = export.fixed.get(name, field.default)
-        if ours != theirs:
-            faults.append(f"has {name} {theirs!r}, and here it is {ours!r}")
+        fixed: Any = export.fixed.get(name, field.default)
+        theirs = sorted(fixed, key=str) if isinstance(fixed, frozenset) else [fixed]
+        if ours not in theirs:
+            faults.append(f"has {name} {' or '.join(map(repr, theirs))}, and here it is {ours!r}")
     return faults

@@ -31,14 +31,15 @@ def timm_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     return facts | _heads(checkpoint.config.get("model_args", {}).get("num_heads"))
 
 
-def transformers_facts(checkpoint: Checkpoint, *, layer_norm_eps: float) -> dict[str, Any]:
-    """What transformers' files say; where they don't, `layer_norm_eps` is the default of its class."""
+def transformers_facts(
+    checkpoint: Checkpoint, *, layer_norm_eps: float, activation: str | None = "gelu"
+) -> dict[str, Any]:
+    """What transformers' files say; where they don't, the others are the defaults of its class."""
     config = checkpoint.config
-    activation = config.get("hidden_act", "gelu")
-    facts: dict[str, Any] = {
-        "layer_norm_eps": float(config.get("layer_norm_eps", layer_norm_eps)),
-        "activation": ACTIVATIONS.get(activation, activation),
-    }
+    facts: dict[str, Any] = {"layer_norm_eps": float(config.get("layer_norm_eps", layer_norm_eps))}
+    activation = config.get("hidden_act", activation)
+    if activation is not None:
+        facts["activation"] = ACTIVATIONS.get(activation, activation)
     for name in ("mean", "std"):
         if f"image_{name}" in checkpoint.preprocessor:
             facts[name] = tuple(checkpoint.preprocessor[f"image_{name}"])

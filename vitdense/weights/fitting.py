@@ -35,6 +35,7 @@ def fit(weights: Weights, wanted: dict[str, Tensor]) -> Fitting:
     """The weights, made to fit a backbone whose state is `wanted` where that can be done."""
     fitting = Fitting(dict(weights.state), wanted, list(weights.left_out))
     _position_rows(fitting)
+    _absent_biases(fitting)
     for key, tensor in list(fitting.state.items()):
         if key in wanted and tensor.shape != wanted[key].shape:
             _reshape(fitting, key, tensor, wanted[key])
@@ -95,6 +96,16 @@ def _position_rows(fitting: Fitting) -> None:
     else:
         return
     fitting.adapted.append("pos_embed")
+
+
+def _absent_biases(fitting: Fitting) -> None:
+    """Biases that no block of theirs has are zeros here, as of timm's DINOv3, where none was learned."""
+    ours = [key for key in fitting.wanted if key.endswith((".attn.q_bias", ".attn.v_bias"))]
+    theirs = [key for key in fitting.state if key.endswith((".attn.q_bias", ".attn.v_bias", ".attn.qkv.bias"))]
+    if not theirs:
+        for key in ours:
+            fitting.state[key] = torch.zeros_like(fitting.wanted[key])
+            fitting.adapted.append(key)
 
 
 def _output_norms(fitting: Fitting) -> None:

@@ -150,7 +150,7 @@ def test_a_swin_becomes_transformers(enliven: Enliven, picture: Picture, tmp_pat
             "timm",
             "its vit has layer_norm_eps 1e-06, and here it is 1e-12",
         ),
-        ("vit_nano_patch8", {"num_registers": 2}, "transformers", "has num_registers 0, and here it is 2"),
+        ("vit_nano_patch8", {"num_registers": 2}, "transformers", "dinov2 with registers needs layer_scale"),
         ("swin_nano", {"stem": "conv"}, "timm", "its swin has stem 'patch', and here it is 'conv'"),
         ("swin_nano", {"window_order": "roll_pad"}, "transformers", "has window_order 'pad_roll', and here it is"),
         ("vit_nano_patch8", {}, "torchvision", "names 'torchvision': give one of timm, transformers"),
