@@ -47,6 +47,7 @@ UNIT: Options = {
 }
 DINOV3: Options = {"patch_size": 16, "qkv_bias": "qv", **UNIT}
 EVA02: Options = {"patch_size": 14, "relations": "rope_index", "rope_grid": 16, "qkv_bias": "qv", **POOLED, **OPENAI}
+EVA02_CLIP: Options = {**EVA02, "pool": "cls", "final_norm": "tokens", "attention_norm": True, "mlp_norm": True}
 VITDET: Options = {"patch_size": 16, "cls_token": False, "pool": "mean", "relations": "decomposed", "window": 14}
 SAM: Options = {**VITDET, "image_size": 1024, "final_norm": "none", "neck_channels": 256}
 CLIP: Options = {"patch_bias": False, "pre_norm": True, "activation": "quick_gelu", "layer_norm_eps": 1e-5, **OPENAI}
@@ -97,6 +98,8 @@ SIGLIP: Options = {"cls_token": False, "pool": "attention", "activation": "gelu_
 @BACKBONES.register("eva02_small_patch14", **SMALL, **EVA02, **TWO_THIRDS)
 @BACKBONES.register("eva02_base_patch14", **BASE, **EVA02, **TWO_THIRDS, mlp_norm=True)
 @BACKBONES.register("eva02_large_patch14", **LARGE, **EVA02, **TWO_THIRDS, mlp_norm=True)
+@BACKBONES.register("eva02_base_patch16_clip", **BASE, **{**EVA02_CLIP, "patch_size": 16}, **TWO_THIRDS)
+@BACKBONES.register("eva02_large_patch14_clip", **LARGE, **EVA02_CLIP, **TWO_THIRDS)
 @BACKBONES.register("vitdet_base_patch16", **BASE, **VITDET, global_blocks=(2, 5, 8, 11))
 @BACKBONES.register("vitdet_large_patch16", **LARGE, **VITDET, global_blocks=(5, 11, 17, 23))
 @BACKBONES.register("vitdet_huge_patch16", **HUGE, **VITDET, global_blocks=(7, 15, 23, 31))

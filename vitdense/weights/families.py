@@ -1,6 +1,6 @@
 """Every dialect that is known, in the order in which they are tried."""
 
-from vitdense.weights import beit, dinov2, dinov3, sam, swin, vit
+from vitdense.weights import beit, dinov2, dinov3, eva, sam, swin, vit
 from vitdense.weights.dialect import Dialect
 
 # Families of special signs before plain ones: timm's ViT, whose names are the plainest, comes last.
@@ -9,6 +9,7 @@ DIALECTS: tuple[Dialect, ...] = (
     *beit.DIALECTS,
     *sam.DIALECTS,
     *dinov3.DIALECTS,
+    *eva.DIALECTS,
     *dinov2.DIALECTS,
     *vit.DIALECTS,
 )
