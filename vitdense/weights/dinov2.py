@@ -13,6 +13,7 @@ from vitdense.weights.facts import (
     ANTIALIASED,
     BICUBIC,
     IMAGENET,
+    resized_otherwise,
     timm_facts,
     timm_record,
     transformers_facts,
@@ -152,18 +153,12 @@ def _transformers_files(backbone: Backbone, options: dict[str, Any]) -> dict[str
     return {"config.json": config, "preprocessor_config.json": processor}
 
 
-def _resized_otherwise(options: dict[str, Any], there: dict[str, Any]) -> list[str]:
-    if all(options[name] == value for name, value in there.items()):
-        return []
-    return [f"positions are resized in another way there, for pictures of another size than {options['image_size']}"]
-
-
 def _timm_notes(options: dict[str, Any]) -> list[str]:
-    return _resized_otherwise(options, ANTIALIASED)
+    return resized_otherwise(options, ANTIALIASED)
 
 
 def _transformers_notes(options: dict[str, Any]) -> list[str]:
-    return _resized_otherwise(options, ANTIALIASED if options["num_registers"] else BICUBIC)
+    return resized_otherwise(options, ANTIALIASED if options["num_registers"] else BICUBIC)
 
 
 _TIMM_GATED = Export(

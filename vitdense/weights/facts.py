@@ -23,6 +23,15 @@ ACTIVATIONS = {
     "swish": "silu",
 }
 
+TO_TRANSFORMERS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu", "silu": "silu"}
+
+
+def resized_otherwise(options: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    """A note for those whose positions another library resizes as `there`, and not as `options` say."""
+    if all(options[name] == value for name, value in there.items()):
+        return []
+    return [f"positions are resized in another way there, for pictures of another size than {options['image_size']}"]
+
 
 def timm_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     """Pixel statistics and the number of heads from timm's config.json, whichever of its two forms it has."""
