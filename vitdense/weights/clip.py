@@ -1,4 +1,4 @@
-"""CLIP's picture towers (https://arxiv.org/abs/2103.00020), as OpenAI and open_clip, timm and transformers name them."""
+"""CLIP's picture towers (https://arxiv.org/abs/2103.00020), as OpenAI, open_clip, timm and transformers name them."""
 
 from dataclasses import replace
 from typing import Any
@@ -59,9 +59,11 @@ TIMM = (Row("*", "*"),)
 
 
 def _open_clip(checkpoint: Checkpoint, _: State) -> dict[str, Any]:
-    """open_clip resizes its table when it loads; tensors alone don't tell the activation, open_clip_config.json does."""
+    """open_clip_config.json tells the activation, and so does OpenAI's mark; other tensors alone don't."""
     network, pixels = (checkpoint.config.get(name) for name in ("model_cfg", "preprocess_cfg"))
     facts: dict[str, Any] = {"layer_norm_eps": 1e-5, **ANTIALIASED}
+    if "input_resolution" in checkpoint.state:
+        facts["activation"] = "quick_gelu"
     if network is not None:
         tower = network["vision_cfg"]
         facts["activation"] = "quick_gelu" if network.get("quick_gelu", False) else "gelu"
