@@ -1,6 +1,6 @@
 """Every dialect that is known, in the order in which they are tried."""
 
-from vitdense.weights import beit, hybrid, sam, swin, swin_v2, vit
+from vitdense.weights import beit, clip, dinov2, dinov3, eva, hybrid, sam, swin, swin_v2, vit
 from vitdense.weights.dialect import Dialect
 
 # Families of special signs before plain ones: timm's ViT, whose names are the plainest, comes last.
@@ -10,5 +10,9 @@ DIALECTS: tuple[Dialect, ...] = (
     *hybrid.DIALECTS,
     *beit.DIALECTS,
     *sam.DIALECTS,
+    *dinov3.DIALECTS,
+    *eva.DIALECTS,
+    *dinov2.DIALECTS,
+    *clip.DIALECTS,
     *vit.DIALECTS,
 )
