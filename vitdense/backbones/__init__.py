@@ -4,7 +4,27 @@ from vitdense.backbones.external import ExternalBackbone, ExternalConfig
 from vitdense.backbones.external_hf import HfBackbone, HfConfig
 from vitdense.backbones.external_open_clip import OpenClipConfig, OpenClipResNet, OpenClipViT
 from vitdense.backbones.external_timm import TimmBackbone, TimmConfig
+from vitdense.backbones.hybrid import Hybrid, HybridConfig
 from vitdense.backbones.swin import Swin, SwinConfig
-from vitdense.backbones.vit import ViT, ViTConfig
+from vitdense.backbones.swin_v2 import SwinV2Config
+from vitdense.backbones.vit import ViT
+from vitdense.backbones.vit_config import ViTConfig
 
-__all__ = ["ExternalBackbone", "ExternalConfig", "HfBackbone", "HfConfig", "OpenClipConfig", "OpenClipResNet", "OpenClipViT", "Swin", "SwinConfig", "TimmBackbone", "TimmConfig", "ViT", "ViTConfig"]
+__all__ = [
+    "ExternalBackbone",
+    "ExternalConfig",
+    "HfBackbone",
+    "HfConfig",
+    "Hybrid",
+    "HybridConfig",
+    "OpenClipConfig",
+    "OpenClipResNet",
+    "OpenClipViT",
+    "Swin",
+    "SwinConfig",
+    "SwinV2Config",
+    "TimmBackbone",
+    "TimmConfig",
+    "ViT",
+    "ViTConfig",
+]

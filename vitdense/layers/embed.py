@@ -22,13 +22,14 @@ def pad_rows_and_columns(maps: Tensor, multiple: int, *, channels_last: bool) ->
     return F.pad(maps, (0, 0, 0, right, 0, bottom) if channels_last else (0, right, 0, bottom))
 
 
-def crop_rows_and_columns(maps: Tensor, height: int, width: int) -> Tensor:
-    """maps: (B, H, W, C) -> (B, height, width, C), what was padded at the bottom and right taken off."""
+def crop_rows_and_columns(maps: Tensor, height: int, width: int, *, channels_last: bool = True) -> Tensor:
+    """maps: (B, H, W, C), or (B, C, H, W) -> its first rows and columns: what was padded behind them is taken off."""
     if torch.compiler.is_exporting():
         # A slice of a symbolic size asks whether it cuts anything, and would pin the answer for all sizes.
         rows, columns = (torch.arange(count, device=maps.device) for count in (height, width))
-        return maps.index_select(1, rows).index_select(2, columns)
-    return maps[:, :height, :width]
+        first = 1 if channels_last else 2
+        return maps.index_select(first, rows).index_select(first + 1, columns)
+    return maps[:, :height, :width] if channels_last else maps[:, :, :height, :width]
 
 
 Stem = Literal["patch", "conv"]
@@ -37,20 +38,25 @@ Stem = Literal["patch", "conv"]
 class PatchEmbed(nn.Module):
     """A strided convolution: one token for each `patch` x `patch` pixels."""
 
-    def __init__(self, in_channels: int, *, embed_dim: int, patch: int, norm_eps: float | None = None) -> None:
+    def __init__(
+        self, in_channels: int, *, embed_dim: int, patch: int, norm_eps: float | None = None, bias: bool = True
+    ) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.patch = patch
-        self.proj: nn.Module = nn.Conv2d(in_channels, embed_dim, kernel_size=patch, stride=patch)
+        self.proj: nn.Module = nn.Conv2d(in_channels, embed_dim, kernel_size=patch, stride=patch, bias=bias)
         self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(embed_dim, eps=norm_eps)
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, in_channels, H, W) -> (B, ceil(H / patch), ceil(W / patch), embed_dim)."""
+        tokens: Tensor = self.norm(self.proj(self.whole_patches(images)).permute(0, 2, 3, 1))  # (B, h, w, C)
+        return tokens
+
+    def whole_patches(self, images: Tensor) -> Tensor:
+        """images: (B, in_channels, H, W) -> zeros added so that H and W divide by the patch."""
         if images.ndim != 4 or images.shape[1] != self.in_channels:
             raise UserError(f"expected images (B, {self.in_channels}, H, W), given {tuple(images.shape)}")
-        images = pad_rows_and_columns(images, self.patch, channels_last=False)
-        tokens: Tensor = self.norm(self.proj(images).permute(0, 2, 3, 1))  # (B, h, w, C)
-        return tokens
+        return pad_rows_and_columns(images, self.patch, channels_last=False)
 
 
 class ConvStem(PatchEmbed):
@@ -59,8 +65,10 @@ class ConvStem(PatchEmbed):
     Halvings of the size, the first followed by a convolution at its own size, each but the last normed and activated.
     """
 
-    def __init__(self, in_channels: int, *, embed_dim: int, patch: int, norm_eps: float | None = None) -> None:
-        super().__init__(in_channels, embed_dim=embed_dim, patch=patch, norm_eps=norm_eps)
+    def __init__(
+        self, in_channels: int, *, embed_dim: int, patch: int, norm_eps: float | None = None, bias: bool = True
+    ) -> None:
+        super().__init__(in_channels, embed_dim=embed_dim, patch=patch, norm_eps=norm_eps, bias=bias)
         halvings = patch.bit_length() - 1
         if patch != 2**halvings or halvings < 1:
             raise UserError(f"a convolution stem needs a patch size of 2, 4, 8, 16 or 32, given {patch}")
@@ -68,7 +76,7 @@ class ConvStem(PatchEmbed):
         layers = [*_conv_unit(in_channels, widths[0], stride=2), *_conv_unit(widths[0], widths[0], stride=1)]
         for before, after in pairwise(widths):
             layers += _conv_unit(before, after, stride=2)
-        last = nn.Conv2d(widths[-1], embed_dim, kernel_size=3, stride=2 if halvings > 1 else 1, padding=1)
+        last = nn.Conv2d(widths[-1], embed_dim, kernel_size=3, stride=2 if halvings > 1 else 1, padding=1, bias=bias)
         self.proj = nn.Sequential(*layers, last)
 
 

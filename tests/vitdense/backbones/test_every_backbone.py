@@ -13,7 +13,7 @@ from vitdense.contracts import BACKBONES, Backbone, BackboneConfig
 from vitdense.errors import UserError
 
 OWN = [name for name in BACKBONES.names() if issubclass(BACKBONES.find(name)[0], ViTConfig | SwinConfig)]
-NANO = ("vit_nano_patch8", "swin_nano")
+NANO = ("vit_nano_patch8", "vit_nano_r_s16", "swin_nano")
 HEAVY_PACKAGES = {"timm", "torchvision", "lightning", "albumentations", "pycocotools"}
 
 
@@ -23,7 +23,12 @@ def shrunken(name: str) -> BackboneConfig:
     heads = preset["num_heads"]
     if issubclass(kind, SwinConfig):
         return BACKBONES.create(name, {"embed_dim": 4 * heads[0], "depths": (2, 2, 2, 2)})
-    return BACKBONES.create(name, {"embed_dim": 4 * heads, "depth": 4})
+    small = {"embed_dim": 4 * heads, "depth": 4, "image_size": 4 * preset["patch_size"]}
+    if preset.get("window"):
+        small |= {"window": 3, "global_blocks": (1, 3)}
+    if "stem_layers" in preset:
+        small |= {"stem_layers": (1,) * len(preset["stem_layers"]), "stem_width": 32}
+    return BACKBONES.create(name, small)
 
 
 def promised(backbone: Backbone, images: Tensor) -> list[tuple[int, ...]]:
@@ -43,24 +48,36 @@ def total(maps: list[Tensor]) -> Tensor:
 def test_levels_are_true_at_full_width(name: str) -> None:
     with torch.device("meta"):
         backbone = BACKBONES.create(name).build()
-        for height, width in ((224, 224), (250, 333), (64, 96)):
-            images = torch.empty(1, 3, height, width)
-            assert [tuple(each.shape) for each in backbone(images)] == promised(backbone, images)
+        images = torch.empty(1, 3, 250, 333)
+        assert [tuple(each.shape) for each in backbone(images)] == promised(backbone, images)
     assert len(backbone.levels) == 4
 
 
+@pytest.mark.parametrize("size", [(224, 224), (250, 333), (64, 96)])
 @pytest.mark.parametrize("name", OWN)
-def test_forward_and_backward_reach_every_parameter(name: str) -> None:
+def test_maps_are_as_promised_and_gradients_finite(name: str, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     backbone = shrunken(name).build()
-    images = torch.randn(2, 3, 75, 98)
+    images = torch.randn(1, 3, *size)
     maps = backbone(images)
     assert [tuple(each.shape) for each in maps] == promised(backbone, images)
     torch.autograd.backward(total(maps))
+    unused = backbone.unused_in_maps()
     for parameter_name, parameter in backbone.named_parameters():
-        assert parameter.grad is not None, parameter_name
-        assert parameter.grad.isfinite().all(), parameter_name
+        assert (parameter.grad is None) == (parameter_name in unused), parameter_name
+        assert parameter.grad is None or parameter.grad.isfinite().all(), parameter_name
         assert 0 <= backbone.layer_of(parameter_name) <= backbone.num_layers
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_maps_leave_unused_serves_the_embedding(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = shrunken(name).build()
+    vector = backbone.embed(torch.randn(2, 3, 75, 98))
+    assert vector.shape == (2, backbone.embed_dim)
+    torch.autograd.backward(vector.square().sum())
+    for parameter_name in backbone.unused_in_maps():
+        assert backbone.get_parameter(parameter_name).grad is not None, parameter_name
 
 
 @torch.no_grad()
@@ -119,7 +136,9 @@ def test_drop_path_acts_in_training_only(name: str) -> None:
     assert torch.equal(backbone(images)[-1], backbone(images)[-1])
 
 
-@pytest.mark.parametrize(("name", "frozen"), [("vit_nano_patch8", 3), ("swin_nano", 2), ("swin_nano", 5)])
+@pytest.mark.parametrize(
+    ("name", "frozen"), [("vit_nano_patch8", 3), ("vit_nano_r_s16", 3), ("swin_nano", 2), ("swin_nano", 5)]
+)
 def test_frozen_stages_have_no_gradient_and_stay_in_eval(name: str, frozen: int) -> None:
     backbone = BACKBONES.create(name, {"frozen_stages": frozen, "drop_path": 0.5}).build().train()
     parts: Any = backbone.blocks if name.startswith("vit") else backbone.layers
@@ -157,6 +176,10 @@ def test_no_decay_names_tables_and_tokens(name: str) -> None:
         ("vit_nano_patch8", {"num_heads": 5}, "embed_dim 64 doesn't divide by num_heads 5"),
         ("vit_nano_patch8", {"cls_token": False}, 'pool "cls" needs cls_token'),
         ("vit_nano_patch8", {"image_size": 4}, "image_size 4 is smaller than patch_size 8"),
+        ("vit_nano_r_s16", {"out_indices": (0, 7)}, "increasing indices from -7 to 6"),
+        ("vit_nano_r_s16", {"patch_size": 24}, "patch_size 24 doesn't divide by 16, the ResNet's stride"),
+        ("vit_nano_r_s16", {"stem": "conv"}, 'the stem of a hybrid is its ResNet: leave "stem" out, given "conv"'),
+        ("vit_nano_r_s16", {"stem_width": 48}, "multiple of 32"),
     ],
 )
 def test_wrong_options_are_named(name: str, options: dict[str, Any], message: str) -> None:
@@ -178,7 +201,11 @@ def test_fewer_outputs_run_fewer_stages() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("vit_nano_patch8", {"depth": 2}), ("swin_nano", {"depths": (2, 2), "num_heads": (1, 2)})],
+    [
+        ("vit_nano_patch8", {"depth": 2}),
+        ("vit_nano_r_s16", {"depth": 2}),
+        ("swin_nano", {"depths": (2, 2), "num_heads": (1, 2)}),
+    ],
 )
 def test_an_exported_backbone_takes_other_sizes(name: str, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
