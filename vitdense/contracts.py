@@ -32,7 +32,7 @@ class Level:
 
 
 class Tokens(NamedTuple):
-    """Last-layer tokens after the final norm: patches (B, h*w, C), prefix (B, P, C), grid (h, w)."""
+    """Tokens of one layer: patches (B, h*w, C), prefix (B, P, C) with the class token first, grid (h, w)."""
 
     patches: Tensor
     prefix: Tensor
@@ -115,8 +115,11 @@ class Backbone(nn.Module, ABC):
     def embed(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W), normalised -> (B, embed_dim), pooled as published."""
 
-    def forward_stages(self, images: Tensor, interaction: Interaction) -> list[Tensor]:
-        """As `forward`, with `interaction` between the stages; plain backbones only, others raise UserError."""
+    def forward_stages(self, images: Tensor, interaction: Interaction | None = None) -> list[Tokens]:
+        """As `forward`, with `interaction` between the stages, giving the tokens that the maps are made of.
+
+        Normed where the maps are; plain backbones only, others raise UserError.
+        """
         raise UserError(f"{type(self).__name__} has no stages of one stride that an adapter could enter")
 
     @abstractmethod
