@@ -7,9 +7,10 @@ if TYPE_CHECKING:
     from vitdense.build import create_backbone, list_backbones, load_model
     from vitdense.model import Model
     from vitdense.recipe import load_recipe
+    from vitdense.weights import save_pretrained
 
 __version__ = "0.1.0"
-__all__ = ["Model", "__version__", "create_backbone", "list_backbones", "load_model", "load_recipe"]
+__all__ = ["Model", "__version__", "create_backbone", "list_backbones", "load_model", "load_recipe", "save_pretrained"]
 
 _HOMES = {
     "Model": "vitdense.model",
@@ -17,6 +18,7 @@ _HOMES = {
     "list_backbones": "vitdense.build",
     "load_model": "vitdense.build",
     "load_recipe": "vitdense.recipe",
+    "save_pretrained": "vitdense.weights",
 }
 
 

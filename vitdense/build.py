@@ -51,6 +51,10 @@ class AdaptedBackbone(Backbone):
         """The backbone's, under their names here."""
         return {f"backbone.{name}" for name in self.backbone.no_decay()}
 
+    def unused_in_maps(self) -> set[str]:
+        """The backbone's, under their names here."""
+        return {f"backbone.{name}" for name in self.backbone.unused_in_maps()}
+
 
 def list_backbones(pattern: str = "*") -> list[str]:
     """Names of our own backbones that match a shell pattern; `timm/*` lists timm's."""

@@ -130,6 +130,10 @@ class Backbone(nn.Module, ABC):
         """Names of parameters of two or more dimensions that weight decay must leave alone."""
         return set()
 
+    def unused_in_maps(self) -> set[str]:
+        """Names of parameters that only `tokens` or `embed` need, such as those of an attention pool."""
+        return set()
+
 
 class AdapterConfig(Config):
     """Options of one adapter."""

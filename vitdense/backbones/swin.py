@@ -202,6 +202,12 @@ class Swin(Backbone):
         before = sum(self.depths[: int(stage)])
         return before + 1 + (int(more[0]) if kind == "blocks" else 0)
 
+    def unused_in_maps(self) -> set[str]:
+        """The stages and the norm behind the last of `out_indices`, and the last norm where maps aren't normed."""
+        stages = {f"layers.{i}." for i in range(self.out_indices[-1] + 1, len(self.depths))}
+        norms = {f"norms.{i}." for i in range(len(self.depths)) if i not in self.normed}
+        return {name for name, _ in self.named_parameters() if name.startswith((*stages, *norms))}
+
     def no_decay(self) -> set[str]:
         """The tables of position biases."""
         return {name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table")}

@@ -1,10 +1,11 @@
-"""The plain vision transformer, maps from any of its blocks (https://arxiv.org/abs/2010.11929)."""
+"""The plain vision transformer in all its published forms, maps from any of its blocks (https://arxiv.org/abs/2010.11929)."""
 
-from typing import Literal, Self
+from collections.abc import Iterable
+from typing import Self, cast
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vitdense.backbones.options import (
     check_frozen_stages,
@@ -13,60 +14,20 @@ from vitdense.backbones.options import (
     pixel_statistics,
     resolve_out_indices,
 )
-from vitdense.contracts import BACKBONES, Backbone, BackboneConfig, Level, Tokens
+from vitdense.backbones.vit_config import ViTConfig
+from vitdense.contracts import Backbone, Interaction, Level, Tokens
+from vitdense.layers.attention import Surroundings
 from vitdense.layers.block import Block, drop_path_rates, init_linear, runner
-from vitdense.layers.embed import STEMS, Stem
-from vitdense.layers.position import Interpolation, resize_positions
+from vitdense.layers.embed import STEMS, PatchEmbed
+from vitdense.layers.norm import LayerNorm2d
+from vitdense.layers.pool import AttentionPool
+from vitdense.layers.position import Grid, Interpolation, resize_positions, sincos_positions
 
-
-@BACKBONES.register("vit_nano_patch8", embed_dim=64, depth=4, num_heads=2, patch_size=8, image_size=64)
-@BACKBONES.register("vit_tiny_patch16", embed_dim=192, depth=12, num_heads=3, patch_size=16)
-@BACKBONES.register("vit_small_patch8", embed_dim=384, depth=12, num_heads=6, patch_size=8)
-@BACKBONES.register("vit_small_patch16", embed_dim=384, depth=12, num_heads=6, patch_size=16)
-@BACKBONES.register("vit_small_patch32", embed_dim=384, depth=12, num_heads=6, patch_size=32)
-@BACKBONES.register("vit_base_patch8", embed_dim=768, depth=12, num_heads=12, patch_size=8)
-@BACKBONES.register("vit_base_patch16", embed_dim=768, depth=12, num_heads=12, patch_size=16)
-@BACKBONES.register("vit_base_patch32", embed_dim=768, depth=12, num_heads=12, patch_size=32)
-@BACKBONES.register("vit_large_patch14", embed_dim=1024, depth=24, num_heads=16, patch_size=14)
-@BACKBONES.register("vit_large_patch16", embed_dim=1024, depth=24, num_heads=16, patch_size=16)
-@BACKBONES.register("vit_large_patch32", embed_dim=1024, depth=24, num_heads=16, patch_size=32)
-@BACKBONES.register("vit_huge_patch14", embed_dim=1280, depth=32, num_heads=16, patch_size=14)
-class ViTConfig(BackboneConfig):
-    """`out_indices` are blocks; `frozen_stages` n freezes the embedding and the first n - 1 blocks.
-
-    `image_size` is the size whose grid the position table is stored for; it limits nothing.
-    """
-
-    embed_dim: PositiveInt
-    depth: PositiveInt
-    num_heads: PositiveInt
-    patch_size: PositiveInt
-    stem: Stem = "patch"
-    mlp_ratio: PositiveFloat = 4.0
-    image_size: PositiveInt = 224
-    cls_token: bool = True
-    num_registers: int = Field(default=0, ge=0)
-    pool: Literal["cls", "mean"] = "cls"
-    layer_scale: float | None = None
-    qkv_bias: bool = True
-    layer_norm_eps: PositiveFloat = 1e-6
-    norm_maps: bool = True
-    position_interpolation: Interpolation = "bicubic"
-    position_antialias: bool = True
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim {self.embed_dim} doesn't divide by num_heads {self.num_heads}")
-        if self.pool == "cls" and not self.cls_token:
-            raise ValueError('pool "cls" needs cls_token; without it the pool is "mean"')
-        if self.image_size < self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is smaller than patch_size {self.patch_size}")
-        return self
-
-    def build(self) -> "ViT":
-        """A ViT with fresh weights."""
-        return ViT(self)
+_UNDECAYED = {"pos_embed", "cls_token", "dist_token", "reg_token", "latent"} | {
+    "relative_position_bias_table",
+    "rel_pos_h",
+    "rel_pos_w",
+}
 
 
 class ViT(Backbone):
@@ -75,56 +36,73 @@ class ViT(Backbone):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         check_frozen_stages(config, config.depth + 1)
-        self.embed_dim, self.num_layers = config.embed_dim, config.depth
+        self.num_layers = config.depth
+        self.embed_dim = config.neck_channels or config.embed_dim
         self.mean, self.std = pixel_statistics(config)
         self.out_indices = resolve_out_indices(config.out_indices, config.depth, evenly_spaced(config.depth))
         self.levels = tuple(Level(config.embed_dim, config.patch_size) for _ in self.out_indices)
-        self.stored_grid = config.image_size // config.patch_size
-        self.num_prefix = config.num_registers + config.cls_token
-        self.mean_pool = config.pool == "mean"
+        self.stored_grid, self.num_prefix = config.stored_grid, config.num_prefix
         self.interpolation: Interpolation = config.position_interpolation
-        self.antialias = config.position_antialias
-        self.norm_maps = config.norm_maps
+        self.antialias, self.offset = config.position_antialias, config.position_offset
+        self.norm_maps, self.pool = config.norm_maps, config.pool
         self.frozen_stages = config.frozen_stages
         self._run = runner(config.grad_checkpointing)
-        self._build(config)
+        self._positions = {"learned": self._learned, "sincos": self._sincos, "none": self._none}[config.positions]
+        self.patch_embed = self.stem(config)
+        self._build_tokens(config)
+        self._build_blocks(config)
         self._init_weights()
         self._freeze()
 
-    def _build(self, config: ViTConfig) -> None:
-        dim, positions = config.embed_dim, self.stored_grid**2 + config.cls_token
-        self.patch_embed = STEMS[config.stem](config.in_channels, embed_dim=dim, patch=config.patch_size)
+    def stem(self, config: ViTConfig) -> PatchEmbed:
+        """What turns pictures into patches."""
+        return STEMS[config.stem](
+            config.in_channels, embed_dim=config.embed_dim, patch=config.patch_size, bias=config.patch_bias
+        )
+
+    def _build_tokens(self, config: ViTConfig) -> None:
+        dim = config.embed_dim
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.cls_token else None
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.dist_token else None
         self.reg_token = nn.Parameter(torch.zeros(1, config.num_registers, dim)) if config.num_registers else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, positions, dim))
-        self.blocks = nn.ModuleList(
-            Block(
+        rows = self.stored_grid**2 + config.cls_token + config.dist_token
+        self.pos_embed = nn.Parameter(torch.zeros(1, rows, dim)) if config.positions == "learned" else None
+
+    def _build_blocks(self, config: ViTConfig) -> None:
+        dim, eps = config.embed_dim, config.layer_norm_eps
+        self.norm_pre = nn.LayerNorm(dim, eps=eps) if config.pre_norm else nn.Identity()
+        rates = drop_path_rates(config.drop_path, config.depth)
+        self.blocks = nn.ModuleList(config.block(i, rate) for i, rate in enumerate(rates))
+        final = not config.pool_norm and config.neck_channels is None
+        self.norm = nn.LayerNorm(dim, eps=eps) if final else nn.Identity()
+        self.fc_norm = nn.LayerNorm(dim, eps=eps) if config.pool_norm else nn.Identity()
+        self.attn_pool = (
+            AttentionPool(
                 dim,
                 num_heads=config.num_heads,
                 mlp_ratio=config.mlp_ratio,
-                qkv_bias=config.qkv_bias,
-                norm_eps=config.layer_norm_eps,
-                layer_scale=config.layer_scale,
-                drop_path=rate,
+                norm_eps=eps,
+                activation=config.activation,
             )
-            for rate in drop_path_rates(config.drop_path, config.depth)
+            if config.pool == "attention"
+            else None
         )
-        self.norm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
+        self.neck = None if config.neck_channels is None else _neck(dim, config.neck_channels)
 
     def _init_weights(self) -> None:
         self.apply(init_linear)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        for token in (self.cls_token, self.reg_token):
+        if self.pos_embed is not None:
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for token in (self.cls_token, self.dist_token, self.reg_token):
             if token is not None:
                 nn.init.normal_(token, std=0.02)
 
     def _freeze(self) -> None:
         if self.frozen_stages:
-            self.pos_embed.requires_grad_(False)
-            for token in (self.cls_token, self.reg_token):
-                if token is not None:
-                    token.requires_grad_(False)
-            freeze([self.patch_embed, *self.blocks[: self.frozen_stages - 1]])
+            for table in (self.pos_embed, self.cls_token, self.dist_token, self.reg_token):
+                if table is not None:
+                    table.requires_grad_(False)
+            freeze([self.patch_embed, self.norm_pre, *self.blocks[: self.frozen_stages - 1]])
 
     def train(self, mode: bool = True) -> Self:
         """Training mode for all but the frozen part."""
@@ -134,54 +112,117 @@ class ViT(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images: (B, C, H, W), normalised -> [(B, embed_dim, ceil(H / patch), ceil(W / patch))] for each level."""
-        tokens, grid = self._embed_patches(images)
-        maps = []
-        for i, block in enumerate(self.blocks[: self.out_indices[-1] + 1]):
-            tokens = self._run(block, tokens)
-            if i in self.out_indices:
-                patches = tokens[:, self.num_prefix :]
-                patches = self.norm(patches) if self.norm_maps else patches
-                maps.append(patches.mT.reshape(images.shape[0], -1, *grid))  # (B, C, h, w)
-        return maps
+        return [
+            patches.mT.reshape(patches.shape[0], -1, *grid)  # (B, C, h, w)
+            for patches, _, grid in self.forward_stages(images)
+        ]
+
+    def forward_stages(self, images: Tensor, interaction: Interaction | None = None) -> list[Tokens]:
+        """As `forward`, in tokens, with `interaction` before and after the blocks up to each of `out_indices`."""
+        x, grid = self._embed_patches(images)
+        around = self._survey(grid, x.device)
+        given, start = [], 0
+        for stage, last in enumerate(self.out_indices):
+            if interaction is not None:
+                entering = interaction.before(stage, x[:, self.num_prefix :], grid)
+                x = torch.cat([x[:, : self.num_prefix], entering], dim=1)
+            for i in range(start, last + 1):
+                x = self._run(self.blocks[i], x, around[i])
+            if interaction is not None:
+                interaction.after(stage, x[:, self.num_prefix :], grid)
+            given.append(self._split(self.norm(x) if self.norm_maps else x, grid))
+            start = last + 1
+        return given
 
     def tokens(self, images: Tensor) -> Tokens:
-        """images: (B, C, H, W), normalised -> patches (B, h * w, C), prefix (B, P, C): class token, then registers."""
-        tokens, grid = self._embed_patches(images)
-        for block in self.blocks:
-            tokens = self._run(block, tokens)
-        tokens = self.norm(tokens)
-        return Tokens(tokens[:, self.num_prefix :], tokens[:, : self.num_prefix], grid)
+        """images: (B, C, H, W), normalised -> patches (B, h * w, C), prefix (B, P, C): class, then the others."""
+        x, grid = self._embed_patches(images)
+        for block, around in zip(self.blocks, self._survey(grid, x.device), strict=True):
+            x = self._run(block, x, around)
+        x = self.norm(x)
+        if self.neck is not None:
+            x = self.neck(torch.unflatten(x.mT, 2, grid)).flatten(2).mT  # (B, h * w, C)
+        return self._split(x, grid)
 
     def embed(self, images: Tensor) -> Tensor:
-        """images: (B, C, H, W), normalised -> (B, embed_dim): the class token, or the mean of the patches."""
-        tokens = self.tokens(images)
-        return tokens.patches.mean(dim=1) if self.mean_pool else tokens.prefix[:, 0]
+        """images: (B, C, H, W), normalised -> (B, embed_dim), pooled as published, before any projection."""
+        patches, prefix, _ = self.tokens(images)
+        if self.attn_pool is not None:
+            pooled: Tensor = self.attn_pool(patches)
+            return pooled
+        if self.pool == "mean":
+            normed: Tensor = self.fc_norm(patches.mean(dim=1))
+            return normed
+        return prefix[:, 0] if self.pool == "cls" else prefix[:, :2].mean(dim=1)
 
-    def _embed_patches(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def _survey(self, grid: Grid, device: torch.device) -> list[Surroundings]:
+        """What each block needs to know about the grid, made once for all blocks of a kind."""
+        # A cast, since ModuleList forgets what it holds.
+        kinds = {type(block): block for block in cast(Iterable[Block], self.blocks)}
+        made: dict[type[nn.Module], Surroundings] = {kind: block.survey(grid, device) for kind, block in kinds.items()}
+        return [made[type(block)] for block in self.blocks]
+
+    def _split(self, x: Tensor, grid: Grid) -> Tokens:
+        return Tokens(x[:, self.num_prefix :], x[:, : self.num_prefix], grid)
+
+    def _embed_patches(self, images: Tensor) -> tuple[Tensor, Grid]:
         """(B, C, H, W) -> (B, prefix + h * w, embed_dim) with positions added, and (h, w)."""
         patches = self.patch_embed(images)  # (B, h, w, C)
-        height, width = patches.shape[1:3]
+        grid = (patches.shape[1], patches.shape[2])
+        first, on_grid = self._positions(grid, patches)
+        given = (self.cls_token, self.dist_token, self.reg_token)
+        prefix: list[Tensor] = [token for token in given if token is not None]
+        tokens = (patches + on_grid).flatten(1, 2)  # (B, h * w, C)
+        if prefix:
+            before = torch.cat(prefix, dim=1) + first  # (1, P, C)
+            tokens = torch.cat([before.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        out: Tensor = self.norm_pre(tokens)
+        return out, grid
+
+    def _learned(self, grid: Grid, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """What is added to the prefix, (1, P, C), and to the patches, (1, h, w, C): rows of the table, resized."""
+        assert self.pos_embed is not None
         side = self.stored_grid
-        stored = self.pos_embed[:, -(side**2) :].reshape(1, side, side, -1)  # (1, side, side, C)
-        positions = resize_positions(
-            stored, (height, width), interpolation=self.interpolation, antialias=self.antialias
+        rows = self.pos_embed.shape[1] - side**2
+        stored = self.pos_embed[:, rows:].reshape(1, side, side, -1)  # (1, side, side, C)
+        on_grid = resize_positions(
+            stored, grid, interpolation=self.interpolation, antialias=self.antialias, offset=self.offset
         )
-        tokens = (patches + positions).flatten(1, 2)  # (B, h * w, C)
-        prefix = []
-        if self.cls_token is not None:
-            prefix.append(self.cls_token + self.pos_embed[:, :1])
-        if self.reg_token is not None:
-            prefix.append(self.reg_token)
-        batch = tokens.shape[0]
-        return torch.cat([*(token.expand(batch, -1, -1) for token in prefix), tokens], dim=1), (height, width)
+        # Registers come after the class and distillation tokens, and have no place.
+        return F.pad(self.pos_embed[:, :rows], (0, 0, 0, self.num_prefix - rows)), on_grid
+
+    def _sincos(self, grid: Grid, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """The patches' places as fixed waves; the prefix has none."""
+        waves = sincos_positions(patches.shape[-1], grid, device=patches.device).to(patches.dtype)
+        return patches.new_zeros(()), waves
+
+    def _none(self, grid: Grid, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Nothing is added."""
+        return patches.new_zeros(()), patches.new_zeros(())
 
     def layer_of(self, parameter: str) -> int:
-        """0 for the embedding, i + 1 for block i, `num_layers` for the final norm."""
+        """0 for the embedding, i + 1 for block i, `num_layers` for what comes after the blocks."""
         part, _, rest = parameter.partition(".")
         if part == "blocks":
             return int(rest.split(".")[0]) + 1
-        return self.num_layers if part == "norm" else 0
+        return self.num_layers if part in {"norm", "fc_norm", "attn_pool", "neck"} else 0
 
     def no_decay(self) -> set[str]:
-        """The position table and the prefix tokens."""
-        return {name for name, _ in self.named_parameters() if name in {"pos_embed", "cls_token", "reg_token"}}
+        """Tables of positions, prefix tokens and the pool's query."""
+        return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] in _UNDECAYED}
+
+    def unused_in_maps(self) -> set[str]:
+        """The pool, the neck and what is behind the last of `out_indices`; the final norm where maps aren't normed."""
+        blocks = {f"blocks.{i}." for i in range(self.out_indices[-1] + 1, self.num_layers)}
+        parts = ("fc_norm.", "attn_pool.", "neck.", *blocks, *(() if self.norm_maps else ("norm.",)))
+        return {name for name, _ in self.named_parameters() if name.startswith(parts)}
+
+
+def _neck(dim: int, channels: int) -> nn.Sequential:
+    """SAM's, from the last block to its mask decoder."""
+    return nn.Sequential(
+        nn.Conv2d(dim, channels, kernel_size=1, bias=False),
+        LayerNorm2d(channels, eps=1e-6),
+        nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False),
+        LayerNorm2d(channels, eps=1e-6),
+    )

@@ -1,23 +1,156 @@
-"""Multi-head self-attention over all tokens (Vaswani et al., 2017, https://arxiv.org/abs/1706.03762)."""
+"""Multi-head self-attention over all tokens (https://arxiv.org/abs/1706.03762), and what positions add to it."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from vitdense.layers.masked import masked_attention
+from vitdense.layers.position import Grid
+from vitdense.layers.relative import decomposed_bias, relation_index, resize_relations
+from vitdense.layers.rotary import Rotary, rotary_tables, rotate_halves, rotate_neighbours
+
+QkvBias = bool | Literal["qv"]
+Relations = Literal["none", "table", "decomposed", "rope_index", "rope_unit"]
+
+
+class Surroundings(NamedTuple):
+    """What all blocks of one forward pass share: the grid (h, w) of the patches, and tables made for it."""
+
+    grid: Grid
+    tables: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """`stored_grid` cells a side and `num_prefix` tokens before them are what tables of positions are made for.
+
+    `qkv_bias` "qv" gives none to the keys, as BEiT has it. `norm_eps` norms the heads' outputs before the projection.
+    """
+
+    dim: int
+    num_heads: int
+    stored_grid: int = 1
+    num_prefix: int = 0
+    qkv_bias: QkvBias = True
+    norm_eps: float | None = None
 
 
 class Attention(nn.Module):
     """Every token attends to every token; torch picks the kernel."""
 
-    def __init__(self, dim: int, *, num_heads: int, qkv_bias: bool = True) -> None:
+    def __init__(self, options: AttentionOptions) -> None:
         super().__init__()
-        assert dim % num_heads == 0, f"{dim} channels don't divide by {num_heads} heads"
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        dim, keyless = options.dim, options.qkv_bias == "qv"
+        assert dim % options.num_heads == 0, f"{dim} channels don't divide by {options.num_heads} heads"
+        self.num_heads, self.head_dim = options.num_heads, dim // options.num_heads
+        self.stored_grid, self.num_prefix = options.stored_grid, options.num_prefix
+        self.qkv = nn.Linear(dim, 3 * dim, bias=options.qkv_bias is True)
+        self.q_bias = nn.Parameter(torch.zeros(dim)) if keyless else None
+        self.v_bias = nn.Parameter(torch.zeros(dim)) if keyless else None
+        self.norm = nn.Identity() if options.norm_eps is None else nn.LayerNorm(dim, eps=options.norm_eps)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def survey(self, grid: Grid, device: torch.device) -> Surroundings:
+        """What attention on this grid needs to know, the same for all blocks of a kind."""
+        return Surroundings(grid)
+
+    def forward(self, tokens: Tensor, around: Surroundings) -> Tensor:
         """tokens: (B, N, C) -> (B, N, C)."""
-        qkv = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, heads, d)
+        qkv = torch.unflatten(self._project(tokens), -1, (3, self.num_heads, self.head_dim))  # (B, N, 3, heads, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, d) each
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, N, C)
-        out: Tensor = self.proj(mixed)
+        mixed = self.mix(q, k, v, around).transpose(1, 2).flatten(2)  # (B, N, C)
+        out: Tensor = self.proj(self.norm(mixed))
         return out
+
+    def _project(self, tokens: Tensor) -> Tensor:
+        if self.q_bias is None or self.v_bias is None:
+            out: Tensor = self.qkv(tokens)
+            return out
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        return F.linear(tokens, self.qkv.weight, bias)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, around: Surroundings) -> Tensor:
+        """q, k, v: (B, heads, N, d) -> (B, heads, N, d)."""
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+class TableAttention(Attention):
+    """A learned bias for each offset of two cells (BEiT, https://arxiv.org/abs/2106.08254), next to a class token."""
+
+    def __init__(self, options: AttentionOptions) -> None:
+        super().__init__(options)
+        assert options.num_prefix == 1, "the table has rows for the cells and one class token"
+        self.relative_position_bias_table = nn.Parameter(
+            torch.zeros((2 * self.stored_grid - 1) ** 2 + 3, self.num_heads)
+        )
+
+    def survey(self, grid: Grid, device: torch.device) -> Surroundings:
+        """The table's row for every pair of tokens."""
+        return Surroundings(grid, (relation_index(grid, device=device),))
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, around: Surroundings) -> Tensor:
+        """q, k, v: (B, heads, N, d) -> (B, heads, N, d)."""
+        table = resize_relations(self.relative_position_bias_table, self.stored_grid, around.grid)
+        bias = table.mT[:, around.tables[0]]  # (heads, N, N)
+        return masked_attention(q, k, v, bias[None])
+
+
+class DecomposedAttention(Attention):
+    """A bias from each query to each row and column of cells (MViTv2, SAM: https://arxiv.org/abs/2304.02643)."""
+
+    def __init__(self, options: AttentionOptions) -> None:
+        super().__init__(options)
+        assert options.num_prefix == 0, "rows and columns are those of cells"
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * self.stored_grid - 1, self.head_dim))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * self.stored_grid - 1, self.head_dim))
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, around: Surroundings) -> Tensor:
+        """q, k, v: (B, heads, N, d) -> (B, heads, N, d)."""
+        return masked_attention(q, k, v, decomposed_bias(q, self.rel_pos_h, self.rel_pos_w, around.grid))
+
+
+class RotaryAttention(Attention):
+    """Queries and keys turned by where they are; see `layers/rotary.py` for the two ways of saying where."""
+
+    kind: Rotary
+    rotate: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+    def survey(self, grid: Grid, device: torch.device) -> Surroundings:
+        """Cosines and sines of the angles, (N, d) each."""
+        tables = rotary_tables(
+            self.kind, self.head_dim, grid, stored_grid=self.stored_grid, num_prefix=self.num_prefix, device=device
+        )
+        return Surroundings(grid, tables)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, around: Surroundings) -> Tensor:
+        """q, k, v: (B, heads, N, d) -> (B, heads, N, d)."""
+        cosines, sines = around.tables
+        q, k = type(self).rotate(q, cosines, sines), type(self).rotate(k, cosines, sines)
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+class IndexRotaryAttention(RotaryAttention):
+    """Angles from counted cells, pairs of neighbouring channels (EVA-02)."""
+
+    kind = "index"
+    rotate = staticmethod(rotate_neighbours)
+
+
+class UnitRotaryAttention(RotaryAttention):
+    """Angles from centres in -1..1, pairs half a head apart (DINOv3)."""
+
+    kind = "unit"
+    rotate = staticmethod(rotate_halves)
+
+
+ATTENTIONS: dict[Relations, type[Attention]] = {
+    "none": Attention,
+    "table": TableAttention,
+    "decomposed": DecomposedAttention,
+    "rope_index": IndexRotaryAttention,
+    "rope_unit": UnitRotaryAttention,
+}

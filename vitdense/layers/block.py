@@ -1,13 +1,18 @@
 """The pre-norm transformer block and its parts (ViT, https://arxiv.org/abs/2010.11929)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vitdense.layers.attention import Attention
-from vitdense.layers.mlp import Mlp
+from vitdense.layers.attention import ATTENTIONS, AttentionOptions, Relations, Surroundings
+from vitdense.layers.embed import crop_rows_and_columns, pad_rows_and_columns
+from vitdense.layers.mlp import Activation, GatedMlp, Mlp, normed_mlp
+from vitdense.layers.position import Grid
+from vitdense.layers.tiles import merge, partition
 
 
 class LayerScale(nn.Module):
@@ -42,49 +47,91 @@ class DropPath(nn.Module):
         return f"{self.rate:.3f}"
 
 
+@dataclass(frozen=True)
+class BlockOptions:
+    """`hidden` is the width of the MLP (of a gated one: of its gate); a windowed block's stored_grid is its window."""
+
+    attention: AttentionOptions
+    hidden: int
+    relations: Relations = "none"
+    mlp: Literal["plain", "gated"] = "plain"
+    activation: Activation = "gelu"
+    mlp_norm_eps: float | None = None
+    norm_eps: float = 1e-6
+    layer_scale: float | None = None
+    drop_path: float = 0.0
+
+
 class Block(nn.Module):
     """Attention and MLP, each normed before, scaled and dropped as asked, and added."""
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
-        norm_eps: float = 1e-6,
-        layer_scale: float | None = None,
-        drop_path: float = 0.0,
-    ) -> None:
+    def __init__(self, options: BlockOptions) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
-        self.attn = Attention(dim, num_heads=num_heads, qkv_bias=qkv_bias)
-        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, init=layer_scale)
-        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = Mlp(dim, hidden=int(dim * mlp_ratio))
-        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, init=layer_scale)
-        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+        dim, scale = options.attention.dim, options.layer_scale
+        self.norm1 = nn.LayerNorm(dim, eps=options.norm_eps)
+        self.attn = ATTENTIONS[options.relations](options.attention)
+        self.ls1 = nn.Identity() if scale is None else LayerScale(dim, init=scale)
+        self.norm2 = nn.LayerNorm(dim, eps=options.norm_eps)
+        self.mlp: Mlp | GatedMlp = (
+            GatedMlp(dim, hidden=options.hidden, activation=options.activation, norm_eps=options.mlp_norm_eps)
+            if options.mlp == "gated"
+            else Mlp(dim, hidden=options.hidden, activation=options.activation)
+        )
+        self.ls2 = nn.Identity() if scale is None else LayerScale(dim, init=scale)
+        self.drop_path = DropPath(options.drop_path) if options.drop_path > 0.0 else nn.Identity()
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, around: Surroundings) -> Tensor:
         """tokens: (B, N, C) -> (B, N, C)."""
-        tokens = tokens + self.drop_path(self.ls1(self.attn(self.norm1(tokens))))
-        out: Tensor = tokens + self.drop_path(self.ls2(self.mlp(self.norm2(tokens))))
+        tokens = tokens + self.drop_path(self.ls1(self.attend(self.norm1(tokens), around)))
+        out: Tensor = tokens + self.drop_path(self.ls2(normed_mlp(tokens, self.norm2, self.mlp)))
         return out
 
+    def attend(self, tokens: Tensor, around: Surroundings) -> Tensor:
+        """tokens: (B, N, C), normed -> (B, N, C)."""
+        out: Tensor = self.attn(tokens, around)
+        return out
 
-def run(block: nn.Module, x: Tensor) -> Tensor:
-    """block(x), keeping what the backward pass needs."""
-    out: Tensor = block(x)
+    def survey(self, grid: Grid, device: torch.device) -> Surroundings:
+        """What `forward` needs to know about a grid, the same for all blocks of a kind."""
+        return self.attn.survey(grid, device)
+
+
+class WindowedBlock(Block):
+    """Attention within windows of cells, padded with zeros at the right and bottom (ViTDet, SAM)."""
+
+    def __init__(self, options: BlockOptions) -> None:
+        super().__init__(options)
+        assert options.attention.num_prefix == 0, "windows hold cells only"
+        self.window = options.attention.stored_grid
+
+    def attend(self, tokens: Tensor, around: Surroundings) -> Tensor:
+        """tokens: (B, h * w, C), normed -> (B, h * w, C)."""
+        height, width = around.grid
+        maps = pad_rows_and_columns(torch.unflatten(tokens, 1, around.grid), self.window, channels_last=True)
+        padded = (maps.shape[1], maps.shape[2])
+        inside = Surroundings((self.window, self.window), around.tables)
+        windows = self.attn(partition(maps, self.window), inside)  # (B * windows, window**2, C)
+        maps = merge(windows, self.window, *padded)
+        return crop_rows_and_columns(maps, height, width).flatten(1, 2)  # (B, h * w, C)
+
+    def survey(self, grid: Grid, device: torch.device) -> Surroundings:
+        """The tables are those of a window, the grid is the picture's."""
+        return Surroundings(grid, self.attn.survey((self.window, self.window), device).tables)
+
+
+def run(block: nn.Module, *inputs: Any) -> Tensor:
+    """block(...), keeping what the backward pass needs."""
+    out: Tensor = block(*inputs)
     return out
 
 
-def run_again_in_backward(block: nn.Module, x: Tensor) -> Tensor:
-    """block(x), keeping x alone and running the block once more in the backward pass."""
-    out: Tensor = checkpoint(block, x, use_reentrant=False)
+def run_again_in_backward(block: nn.Module, *inputs: Any) -> Tensor:
+    """block(...), keeping its inputs alone and running the block once more in the backward pass."""
+    out: Tensor = checkpoint(block, *inputs, use_reentrant=False)
     return out
 
 
-def runner(grad_checkpointing: bool) -> Callable[[nn.Module, Tensor], Tensor]:
+def runner(grad_checkpointing: bool) -> Callable[..., Tensor]:
     """How a backbone calls its blocks."""
     return run_again_in_backward if grad_checkpointing else run
 

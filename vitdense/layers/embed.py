@@ -37,11 +37,13 @@ Stem = Literal["patch", "conv"]
 class PatchEmbed(nn.Module):
     """A strided convolution: one token for each `patch` x `patch` pixels."""
 
-    def __init__(self, in_channels: int, *, embed_dim: int, patch: int, norm_eps: float | None = None) -> None:
+    def __init__(
+        self, in_channels: int, *, embed_dim: int, patch: int, norm_eps: float | None = None, bias: bool = True
+    ) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.patch = patch
-        self.proj: nn.Module = nn.Conv2d(in_channels, embed_dim, kernel_size=patch, stride=patch)
+        self.proj: nn.Module = nn.Conv2d(in_channels, embed_dim, kernel_size=patch, stride=patch, bias=bias)
         self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(embed_dim, eps=norm_eps)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -59,8 +61,10 @@ class ConvStem(PatchEmbed):
     Halvings of the size, the first followed by a convolution at its own size, each but the last normed and activated.
     """
 
-    def __init__(self, in_channels: int, *, embed_dim: int, patch: int, norm_eps: float | None = None) -> None:
-        super().__init__(in_channels, embed_dim=embed_dim, patch=patch, norm_eps=norm_eps)
+    def __init__(
+        self, in_channels: int, *, embed_dim: int, patch: int, norm_eps: float | None = None, bias: bool = True
+    ) -> None:
+        super().__init__(in_channels, embed_dim=embed_dim, patch=patch, norm_eps=norm_eps, bias=bias)
         halvings = patch.bit_length() - 1
         if patch != 2**halvings or halvings < 1:
             raise UserError(f"a convolution stem needs a patch size of 2, 4, 8, 16 or 32, given {patch}")
@@ -68,7 +72,7 @@ class ConvStem(PatchEmbed):
         layers = [*_conv_unit(in_channels, widths[0], stride=2), *_conv_unit(widths[0], widths[0], stride=1)]
         for before, after in pairwise(widths):
             layers += _conv_unit(before, after, stride=2)
-        last = nn.Conv2d(widths[-1], embed_dim, kernel_size=3, stride=2 if halvings > 1 else 1, padding=1)
+        last = nn.Conv2d(widths[-1], embed_dim, kernel_size=3, stride=2 if halvings > 1 else 1, padding=1, bias=bias)
         self.proj = nn.Sequential(*layers, last)
 
 

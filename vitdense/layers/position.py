@@ -1,4 +1,4 @@
-"""Learned position tables and their resizing; the checkpoint families differ in how they resize, so it is an option."""
+"""Absolute positions: learned tables and their resizing, which differs between checkpoint families, and 2-D sin-cos."""
 
 from typing import Literal
 
@@ -7,15 +7,42 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Interpolation = Literal["bicubic", "bilinear"]
+Grid = tuple[int, int]
 
 
 def resize_positions(
-    table: Tensor, size: tuple[int, int], *, interpolation: Interpolation = "bicubic", antialias: bool = True
+    table: Tensor,
+    size: Grid,
+    *,
+    interpolation: Interpolation = "bicubic",
+    antialias: bool = True,
+    offset: float = 0.0,
 ) -> Tensor:
-    """table: (1, h, w, C) -> (1, H, W, C) for `size` (H, W), in the table's precision but never below float32."""
+    """table: (1, h, w, C) -> (1, H, W, C) for `size` (H, W), in the table's precision but never below float32.
+
+    `offset` is added to H and W in the scale only, as DINOv2's authors do (0.1): cells then lie a little elsewhere.
+    """
     # An exported graph resizes always (a no-op at the stored size), so that it isn't pinned to one size.
     if not torch.compiler.is_exporting() and tuple(table.shape[1:3]) == tuple(size):
         return table
     precise = table.to(torch.promote_types(table.dtype, torch.float32)).permute(0, 3, 1, 2)  # (1, C, h, w)
-    resized = F.interpolate(precise, size=size, mode=interpolation, align_corners=False, antialias=antialias)
+    if offset:
+        scale = tuple((wanted + offset) / stored for wanted, stored in zip(size, table.shape[1:3], strict=True))
+        resized = F.interpolate(precise, scale_factor=scale, mode=interpolation, antialias=antialias)
+    else:
+        resized = F.interpolate(precise, size=size, mode=interpolation, align_corners=False, antialias=antialias)
     return resized.permute(0, 2, 3, 1).to(table.dtype)  # (1, H, W, C)
+
+
+def sincos_positions(dim: int, grid: Grid, *, device: torch.device) -> Tensor:
+    """(1, h, w, dim), a quarter each of sin x, cos x, sin y, cos y, as MAE and MoCo v3 fix them (float64)."""
+    assert dim % 4 == 0, f"2-D sin-cos positions need a multiple of 4 channels, not {dim}"
+    bands = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64, device=device) / (dim // 4))
+    waves = []
+    for axis in (1, 0):
+        angles = torch.arange(grid[axis], dtype=torch.float64, device=device)[:, None] * bands  # (n, dim / 4)
+        waves.append(torch.cat([angles.sin(), angles.cos()], dim=1))  # (n, dim / 2)
+    across, down = waves
+    return torch.cat([across[None].expand(grid[0], -1, -1), down[:, None].expand(-1, grid[1], -1)], dim=2)[
+        None
+    ]  # (1, h, w, dim)

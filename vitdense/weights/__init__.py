@@ -1,7 +1,8 @@
-"""Published checkpoints in and out: detect the family, convert its keys, load strictly, report."""
+"""Published checkpoints in and out: detect the dialect, convert its keys, load strictly, report; and write back."""
 
 from vitdense.weights.contents import Weights
+from vitdense.weights.exporting import save_pretrained
 from vitdense.weights.loading import load_weights
 from vitdense.weights.reading import read_weights
 
-__all__ = ["Weights", "load_weights", "read_weights"]
+__all__ = ["Weights", "load_weights", "read_weights", "save_pretrained"]

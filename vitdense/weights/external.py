@@ -9,7 +9,7 @@ from torch import Tensor
 from vitdense.contracts import BackboneConfig
 from vitdense.errors import UserError
 from vitdense.weights.contents import Weights
-from vitdense.weights.families import without_wrappers
+from vitdense.weights.dialect import without_wrappers
 from vitdense.weights.opening import Source, open_checkpoint
 
 

@@ -1,15 +1,19 @@
 """Tensors of one geometry made to fit another: position tables, window biases, input channels."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def position_slots(length: int, num_registers: int) -> int | None:
-    """How many rows of a position table stand before the grid: the class token's, none, or the registers' too."""
-    for slots in (1, 0, 1 + num_registers):
+def position_slots(state: Mapping[str, Tensor]) -> int | None:
+    """How many rows of `pos_embed` stand before the grid: the class and distillation tokens', none, or all tokens'."""
+    length = state["pos_embed"].shape[1]
+    tokens = sum(state[name].shape[1] for name in ("cls_token", "dist_token") if name in state)
+    registers = state["reg_token"].shape[1] if "reg_token" in state else 0
+    for slots in (tokens, 0, tokens + registers):
         side = math.isqrt(max(length - slots, 0))
         if side and side * side == length - slots:
             return slots

@@ -23,7 +23,10 @@ def shrunken(name: str) -> BackboneConfig:
     heads = preset["num_heads"]
     if issubclass(kind, SwinConfig):
         return BACKBONES.create(name, {"embed_dim": 4 * heads[0], "depths": (2, 2, 2, 2)})
-    return BACKBONES.create(name, {"embed_dim": 4 * heads, "depth": 4})
+    small = {"embed_dim": 4 * heads, "depth": 4, "image_size": 4 * preset["patch_size"]}
+    if preset.get("window"):
+        small |= {"window": 3, "global_blocks": (1, 3)}
+    return BACKBONES.create(name, small)
 
 
 def promised(backbone: Backbone, images: Tensor) -> list[tuple[int, ...]]:
@@ -43,24 +46,36 @@ def total(maps: list[Tensor]) -> Tensor:
 def test_levels_are_true_at_full_width(name: str) -> None:
     with torch.device("meta"):
         backbone = BACKBONES.create(name).build()
-        for height, width in ((224, 224), (250, 333), (64, 96)):
-            images = torch.empty(1, 3, height, width)
-            assert [tuple(each.shape) for each in backbone(images)] == promised(backbone, images)
+        images = torch.empty(1, 3, 250, 333)
+        assert [tuple(each.shape) for each in backbone(images)] == promised(backbone, images)
     assert len(backbone.levels) == 4
 
 
+@pytest.mark.parametrize("size", [(224, 224), (250, 333), (64, 96)])
 @pytest.mark.parametrize("name", OWN)
-def test_forward_and_backward_reach_every_parameter(name: str) -> None:
+def test_maps_are_as_promised_and_gradients_finite(name: str, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     backbone = shrunken(name).build()
-    images = torch.randn(2, 3, 75, 98)
+    images = torch.randn(1, 3, *size)
     maps = backbone(images)
     assert [tuple(each.shape) for each in maps] == promised(backbone, images)
     torch.autograd.backward(total(maps))
+    unused = backbone.unused_in_maps()
     for parameter_name, parameter in backbone.named_parameters():
-        assert parameter.grad is not None, parameter_name
-        assert parameter.grad.isfinite().all(), parameter_name
+        assert (parameter.grad is None) == (parameter_name in unused), parameter_name
+        assert parameter.grad is None or parameter.grad.isfinite().all(), parameter_name
         assert 0 <= backbone.layer_of(parameter_name) <= backbone.num_layers
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_maps_leave_unused_serves_the_embedding(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = shrunken(name).build()
+    vector = backbone.embed(torch.randn(2, 3, 75, 98))
+    assert vector.shape == (2, backbone.embed_dim)
+    torch.autograd.backward(vector.square().sum())
+    for parameter_name in backbone.unused_in_maps():
+        assert backbone.get_parameter(parameter_name).grad is not None, parameter_name
 
 
 @torch.no_grad()

@@ -6,20 +6,22 @@ from torch import nn
 from torch.nn import functional as F
 
 from vitdense.errors import UserError
-from vitdense.layers.attention import Attention
-from vitdense.layers.block import Block, DropPath, drop_path_rates, run_again_in_backward
+from vitdense.layers.attention import Attention, AttentionOptions, Surroundings
+from vitdense.layers.block import Block, BlockOptions, DropPath, drop_path_rates, run_again_in_backward
 from vitdense.layers.embed import PatchEmbed, pad_rows_and_columns
 from vitdense.layers.norm import LayerNorm2d
 from vitdense.layers.position import resize_positions
 
+AROUND = Surroundings((1, 5))
+
 
 def test_attention_equals_the_formula() -> None:
     torch.manual_seed(0)
-    attention = Attention(12, num_heads=3).double()
+    attention = Attention(AttentionOptions(dim=12, num_heads=3)).double()
     tokens = torch.randn(2, 5, 12, dtype=torch.float64)
     q, k, v = attention.qkv(tokens).reshape(2, 5, 3, 3, 4).permute(2, 0, 3, 1, 4)
     mixed = (q @ k.mT / 2).softmax(-1) @ v
-    torch.testing.assert_close(attention(tokens), attention.proj(mixed.transpose(1, 2).reshape(2, 5, 12)))
+    torch.testing.assert_close(attention(tokens, AROUND), attention.proj(mixed.transpose(1, 2).reshape(2, 5, 12)))
 
 
 def test_drop_path_keeps_the_expectation_and_whole_samples() -> None:
@@ -39,12 +41,14 @@ def test_drop_path_grows_linearly() -> None:
 
 def test_running_again_draws_the_same_dropped_paths() -> None:
     torch.manual_seed(0)
-    block = Block(8, num_heads=2, drop_path=0.5, layer_scale=0.5).double()
+    block = Block(
+        BlockOptions(AttentionOptions(dim=8, num_heads=2), hidden=32, drop_path=0.5, layer_scale=0.5)
+    ).double()
     tokens = torch.randn(6, 3, 8, dtype=torch.float64, requires_grad=True)
     gradients = []
     for run in (nn.Module.__call__, run_again_in_backward):
         torch.manual_seed(1)
-        gradients.append(torch.autograd.grad(run(block, tokens).square().sum(), [tokens, *block.parameters()]))
+        gradients.append(torch.autograd.grad(run(block, tokens, AROUND).square().sum(), [tokens, *block.parameters()]))
     torch.testing.assert_close(gradients[0], gradients[1])
 
 

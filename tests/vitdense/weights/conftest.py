@@ -25,8 +25,11 @@ def enlivened(module: nn.Module, seed: int = 0) -> nn.Module:
 
 def filled(name: str, source: Any, options: dict[str, Any]) -> Backbone:
     """The road that create_backbone takes: the options of the weights below what is given."""
-    weights = read_weights(source, BACKBONES.create(name, options))
-    backbone = BACKBONES.create(name, {**weights.options, **options}).build()
+    config = BACKBONES.create(name, options)
+    weights = read_weights(source, config)
+    config = config.with_defaults(weights.options)
+    backbone = config.build()
+    backbone.config = config
     backbone.load_report = load_weights(backbone, weights)
     return backbone.eval()
 

@@ -83,32 +83,30 @@ def test_norms_of_outputs_that_are_not_asked_for_are_left_out(fill: Fill) -> Non
     assert {key.split(".")[1] for key in ours.load_report.left_out} == {"0", "2"}
 
 
-def test_missing_unexpected_and_misshaped_keys_are_named() -> None:
-    config = BACKBONES.create("vit_nano_patch8")
+def test_missing_unexpected_and_misshaped_keys_are_named(fill: Fill) -> None:
     state = state_of("vit_nano_patch8")
     del state["blocks.3.mlp.fc1.bias"]
     state["blocks.4.norm1.weight"] = torch.ones(64)
     state["norm.bias"] = torch.ones(65)
     with pytest.raises(WeightsError) as caught:
-        load_weights(config.build(), read_weights(state, config))
+        fill("vit_nano_patch8", state, {})
     assert str(caught.value) == (
-        "a mapping [timm] doesn't fit ViT: 1 missing: blocks.3.mlp.fc1.bias; 1 unexpected: blocks.4.norm1.weight; "
-        "1 of another shape: norm.bias (65,) for (64,)"
+        "a mapping [timm] doesn't fit vit_nano_patch8: 1 missing: blocks.3.mlp.fc1.bias; "
+        "1 unexpected: blocks.4.norm1.weight; 1 of another shape: norm.bias (65,) for (64,)"
     )
 
 
 @pytest.mark.parametrize(
     ("name", "other", "message"),
     [
-        ("vit_nano_patch8", "swin_nano", "looks like vitdense weights of a swin, expected a vit"),
-        ("swin_nano", "vit_nano_patch8", "looks like timm weights of a vit, expected a swin"),
+        ("vit_nano_patch8", "swin_nano", r"a mapping \[vitdense\] looks like swin_nano, expected vit_nano_patch8: "),
+        ("swin_nano", "vit_nano_patch8", r"a mapping \[timm\] looks like vit_nano_patch8, expected swin_nano: "),
+        ("vit_tiny_patch16", "vit_nano_patch8", "looks like vit_nano_patch8, expected vit_tiny_patch16: "),
     ],
 )
-def test_weights_of_another_architecture_are_recognised(name: str, other: str, message: str) -> None:
-    config = BACKBONES.create(name)
-    weights = read_weights(state_of(other), config)
+def test_weights_of_another_backbone_are_recognised(name: str, other: str, message: str, fill: Fill) -> None:
     with pytest.raises(WeightsError, match=message):
-        load_weights(config.build(), weights)
+        fill(name, state_of(other), {})
 
 
 def test_a_failed_load_leaves_the_backbone_as_it_was() -> None:

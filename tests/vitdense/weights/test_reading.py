@@ -108,7 +108,7 @@ def test_another_number_of_heads_is_refused(tmp_path: Path) -> None:
 def test_another_activation_is_refused(tmp_path: Path) -> None:
     save_file(_transformers_vit(), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"hidden_act": "quick_gelu"}))
-    with pytest.raises(WeightsError, match="hidden_act 'quick_gelu'; known here: 'gelu'"):
+    with pytest.raises(WeightsError, match="activation 'quick_gelu'; known here: 'gelu'"):
         read(tmp_path)
 
 

@@ -1,0 +1,75 @@
+"""Rotary positions in two dimensions: queries and keys turned by angles that grow along each axis.
+
+RoFormer (https://arxiv.org/abs/2104.09864), as EVA-02 (https://arxiv.org/abs/2303.11331) and DINOv3
+(https://arxiv.org/abs/2508.10104) use it.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vitdense.layers.position import Grid
+
+Rotary = Literal["index", "unit"]
+
+# Both authors compute angles in float32 whatever the model's precision: their numbers need the same.
+_PRECISION = torch.float32
+
+
+def rotary_tables(
+    kind: Rotary, head_dim: int, grid: Grid, *, stored_grid: int, num_prefix: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, (num_prefix + h * w, head_dim) each; prefix tokens are left where they are.
+
+    "index" (EVA-02) counts cells, scaled so that any grid spans `stored_grid` of them; neighbouring channels pair.
+    "unit" (DINOv3) places the cells' centres in -1..1; the two channels of a pair are half of the head apart.
+    """
+    down, across = (_coordinates(kind, count, stored_grid, device) for count in grid)
+    bands = _bands(kind, head_dim, device)
+    angles = torch.cat(
+        [
+            _angles(kind, down, bands)[:, None].expand(-1, grid[1], -1),
+            _angles(kind, across, bands)[None].expand(grid[0], -1, -1),
+        ],
+        dim=2,
+    ).flatten(0, 1)  # (h * w, head_dim / 2)
+    angles = angles.repeat_interleave(2, dim=1) if kind == "index" else angles.repeat(1, 2)  # (h * w, head_dim)
+    still = angles.new_zeros(num_prefix, head_dim)
+    angles = torch.cat([still, angles])  # (num_prefix + h * w, head_dim)
+    return angles.cos(), angles.sin()
+
+
+def rotate_neighbours(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """heads: (B, heads, N, d) turned in the planes of channels (0, 1), (2, 3), ..."""
+    turned = torch.stack([-heads[..., 1::2], heads[..., ::2]], dim=-1).flatten(-2)  # (B, heads, N, d)
+    return (heads * cosines + turned * sines).to(heads.dtype)
+
+
+def rotate_halves(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """heads: (B, heads, N, d) turned in the planes of channels (0, d / 2), (1, d / 2 + 1), ..."""
+    first, second = heads.chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    return (heads * cosines + turned * sines).to(heads.dtype)
+
+
+def _coordinates(kind: Rotary, count: int, stored: int, device: torch.device) -> Tensor:
+    if kind == "index":
+        return torch.arange(count, device=device).to(_PRECISION) / count * stored
+    return 2.0 * ((torch.arange(count, device=device).to(_PRECISION) + 0.5) / count) - 1.0
+
+
+def _bands(kind: Rotary, head_dim: int, device: torch.device) -> Tensor:
+    """(head_dim / 4,): frequencies for "index", periods for "unit"."""
+    count = head_dim // 4
+    steps = torch.arange(count, device=device).to(_PRECISION)
+    if kind == "index":
+        frequencies: Tensor = 1.0 / (10000.0 ** (steps / count))
+        return frequencies
+    periods: Tensor = 100.0 ** (2.0 * steps / (head_dim // 2))
+    return periods
+
+
+def _angles(kind: Rotary, places: Tensor, bands: Tensor) -> Tensor:
+    return places[:, None] * bands if kind == "index" else 2 * math.pi * places[:, None] / bands

@@ -1,0 +1,84 @@
+"""What the files beside the tensors say about a network: config.json, preprocessor_config.json, timm's records."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vitdense.contracts import Backbone
+from vitdense.weights.contents import Checkpoint
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+# transformers' names of activations, and ours.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+def timm_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Pixel statistics and the number of heads from timm's config.json, whichever of its two forms it has."""
+    record: Mapping[str, Any] = checkpoint.config.get("pretrained_cfg", checkpoint.config)
+    facts: dict[str, Any] = {name: tuple(record[name]) for name in ("mean", "std") if name in record}
+    return facts | _heads(checkpoint.config.get("model_args", {}).get("num_heads"))
+
+
+def transformers_facts(checkpoint: Checkpoint, *, layer_norm_eps: float) -> dict[str, Any]:
+    """What transformers' files say; where they don't, `layer_norm_eps` is the default of its class."""
+    config = checkpoint.config
+    activation = config.get("hidden_act", "gelu")
+    facts: dict[str, Any] = {
+        "layer_norm_eps": float(config.get("layer_norm_eps", layer_norm_eps)),
+        "activation": ACTIVATIONS.get(activation, activation),
+    }
+    for name in ("mean", "std"):
+        if f"image_{name}" in checkpoint.preprocessor:
+            facts[name] = tuple(checkpoint.preprocessor[f"image_{name}"])
+    return facts | _heads(config.get("num_attention_heads", config.get("num_heads")))
+
+
+def _heads(told: int | list[int] | None) -> dict[str, Any]:
+    return {} if told is None else {"num_heads": tuple(told) if isinstance(told, list) else told}
+
+
+def transformers_preprocessor(backbone: Backbone, *, kind: str, size: int) -> dict[str, Any]:
+    """The contents of preprocessor_config.json: squares of `size`, normed with the backbone's statistics."""
+    return {
+        "image_processor_type": kind,
+        "do_resize": True,
+        "size": {"height": size, "width": size},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(backbone.mean),
+        "image_std": list(backbone.std),
+    }
+
+
+def timm_record(
+    backbone: Backbone, *, architecture: str, model_args: Mapping[str, Any], size: int, classifier: str
+) -> dict[str, Any]:
+    """The contents of timm's config.json, for `timm.create_model("local-dir:...", pretrained=True)`."""
+    channels = len(backbone.mean)
+    return {
+        "architecture": architecture,
+        "num_classes": 0,
+        "num_features": backbone.embed_dim,
+        "model_args": {"num_classes": 0, "in_chans": channels, **model_args},
+        "pretrained_cfg": {
+            "input_size": [channels, size, size],
+            "fixed_input_size": False,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "mean": list(backbone.mean),
+            "std": list(backbone.std),
+            "num_classes": 0,
+            "first_conv": "patch_embed.proj",
+            "classifier": classifier,
+        },
+    }

@@ -1,0 +1,100 @@
+"""Tensors that may differ in geometry from the backbone's, made to fit in the one way that keeps their meaning."""
+
+import re
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from vitdense.weights.contents import Weights
+from vitdense.weights.resizing import adapt_input_channels, position_slots, resize_bias_table, resize_table
+
+_BIAS_TABLE = "relative_position_bias_table"
+_OUTPUT_NORM = re.compile(r"norms\.\d+\.")
+
+
+@dataclass
+class Fitting:
+    """The state on its way into one backbone, with what was done to it."""
+
+    state: dict[str, Tensor]
+    wanted: dict[str, Tensor]
+    left_out: list[str]
+    resized: list[str] = field(default_factory=list)
+    adapted: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+
+
+def fit(weights: Weights, wanted: dict[str, Tensor]) -> Fitting:
+    """The weights, made to fit a backbone whose state is `wanted` where that can be done."""
+    fitting = Fitting(dict(weights.state), wanted, list(weights.left_out))
+    _position_rows(fitting)
+    for key, tensor in list(fitting.state.items()):
+        if key in wanted and tensor.shape != wanted[key].shape:
+            _reshape(fitting, key, tensor, wanted[key])
+    _output_norms(fitting)
+    return fitting
+
+
+def _reshape(fitting: Fitting, key: str, tensor: Tensor, wanted: Tensor) -> None:
+    if key.endswith(_BIAS_TABLE) and tensor.shape[1:] == wanted.shape[1:]:
+        fitting.state[key] = resize_bias_table(tensor, wanted.shape[0])
+        fitting.resized.append(key)
+    elif key == "pos_embed" and tensor.shape[-1] == wanted.shape[-1] and _square(tensor.shape[1] - _rows(fitting)):
+        rows = _rows(fitting)
+        grid = resize_table(tensor[:, rows:], round((wanted.shape[1] - rows) ** 0.5))
+        fitting.state[key] = torch.cat([tensor[:, :rows], grid], dim=1)
+        fitting.resized.append(key)
+    elif tensor.ndim == 4 and tensor.shape[1] == 3 and _without_inputs(tensor) == _without_inputs(wanted):
+        fitting.state[key] = adapt_input_channels(tensor, wanted.shape[1])
+        fitting.adapted.append(key)
+
+
+def _rows(fitting: Fitting) -> int:
+    """How many rows our position table has before its grid."""
+    return sum(fitting.wanted[name].shape[1] for name in ("cls_token", "dist_token") if name in fitting.wanted)
+
+
+def _square(count: int) -> bool:
+    return count > 0 and round(count**0.5) ** 2 == count
+
+
+def _without_inputs(kernel: Tensor) -> tuple[int, ...]:
+    return (kernel.shape[0], *kernel.shape[2:])
+
+
+def _position_rows(fitting: Fitting) -> None:
+    """Ours has rows for the class and distillation tokens: rows are added, left out, or folded into their tokens."""
+    state, ours = fitting.state, _rows(fitting)
+    table, wanted = state.get("pos_embed"), fitting.wanted.get("pos_embed")
+    if table is None or wanted is None or table.ndim != 3:
+        return
+    theirs = position_slots(state)
+    if theirs is None or theirs == ours:
+        return
+    grid = table[:, theirs:]
+    tokens = sum(state[name].shape[1] for name in ("cls_token", "dist_token") if name in state)
+    if theirs == 0:
+        state["pos_embed"] = torch.cat([torch.zeros_like(table[:, :ours]), grid], dim=1)
+    elif ours == 0 and theirs == tokens:
+        state["pos_embed"] = grid
+        fitting.left_out.append(f"pos_embed[:, :{theirs}]")
+    elif theirs > tokens == ours:
+        state["reg_token"] = state["reg_token"] + table[:, tokens:theirs]
+        state["pos_embed"] = torch.cat([table[:, :tokens], grid], dim=1)
+        fitting.adapted.append("reg_token")
+    else:
+        return
+    fitting.adapted.append("pos_embed")
+
+
+def _output_norms(fitting: Fitting) -> None:
+    """Norms of outputs: a classifier's checkpoint lacks them, and a network with fewer outputs has fewer."""
+    ours = {key for key in fitting.wanted if _OUTPUT_NORM.match(key)}
+    theirs = {key for key in fitting.state if _OUTPUT_NORM.match(key)}
+    for key in sorted(theirs - ours):
+        del fitting.state[key]
+        fitting.left_out.append(key)
+    for key in sorted(ours - theirs):
+        fitting.state[key] = fitting.wanted[key]
+        fitting.fresh.append(key)
