@@ -52,7 +52,8 @@ class FPN(Adapter):
 def _spread(maps: Tensor, ratio: int, *, like: Tensor) -> Tensor:
     """maps: (B, C, h, w) -> each cell repeated `ratio` x `ratio` times, cut to the size of `like`.
 
-    Cells above cells: interpolate(size=...) would stretch a coarse grid that reaches beyond the finer one's end.
+    Cells above cells: interpolate(size=...) is that too at a ratio of 2, but at others it stretches a coarse grid that
+    reaches beyond the finer one's end.
     """
     return crop(F.interpolate(maps, scale_factor=float(ratio)), like.shape[-2], like.shape[-1])
 
