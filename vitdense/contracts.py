@@ -101,6 +101,7 @@ class Backbone(nn.Module, ABC):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     config: BackboneConfig | None = None
+    adapter_config: "AdapterConfig | None" = None
     load_report: LoadReport | None = None
 
     @abstractmethod

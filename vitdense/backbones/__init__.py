@@ -1,8 +1,20 @@
 """Backbones by name; importing this package registers them."""
 
 from vitdense.backbones.external import TimmBackbone, TimmConfig
+from vitdense.backbones.hybrid import Hybrid, HybridConfig
 from vitdense.backbones.swin import Swin, SwinConfig
+from vitdense.backbones.swin_v2 import SwinV2Config
 from vitdense.backbones.vit import ViT
 from vitdense.backbones.vit_config import ViTConfig
 
-__all__ = ["Swin", "SwinConfig", "TimmBackbone", "TimmConfig", "ViT", "ViTConfig"]
+__all__ = [
+    "Hybrid",
+    "HybridConfig",
+    "Swin",
+    "SwinConfig",
+    "SwinV2Config",
+    "TimmBackbone",
+    "TimmConfig",
+    "ViT",
+    "ViTConfig",
+]

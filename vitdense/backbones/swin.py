@@ -56,6 +56,14 @@ class SwinConfig(BackboneConfig):
         """Channels of a stage: they double at each."""
         return int(self.embed_dim * 2**stage)
 
+    def block(self, stage: int, *, shifted: bool, drop_path: float) -> nn.Module:
+        """A block of a stage."""
+        return SwinBlock(self, stage=stage, shifted=shifted, drop_path=drop_path)
+
+    def merging(self, stage: int) -> nn.Module:
+        """What stands before the blocks of a stage other than the first."""
+        return PatchMerging(self.channels(stage - 1), norm_eps=self.layer_norm_eps)
+
     def build(self) -> "Swin":
         """A Swin with fresh weights."""
         return Swin(self)
@@ -98,12 +106,16 @@ class PatchMerging(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """maps: (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2C)."""
-        maps = pad_rows_and_columns(maps, 2, channels_last=True)
-        cells = torch.unflatten(torch.unflatten(maps, 2, (-1, 2)), 1, (-1, 2))  # (B, H/2, 2, W/2, 2, C)
-        # The published order of the four: down the rows first, then across.
-        quads = cells.permute(0, 1, 3, 4, 2, 5).flatten(3)  # (B, H/2, W/2, 4C)
-        out: Tensor = self.reduction(self.norm(quads))
+        out: Tensor = self.reduction(self.norm(quads(maps)))
         return out
+
+
+def quads(maps: Tensor) -> Tensor:
+    """maps: (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 4C), four neighbours side by side, zeros beyond the edge."""
+    maps = pad_rows_and_columns(maps, 2, channels_last=True)
+    cells = torch.unflatten(torch.unflatten(maps, 2, (-1, 2)), 1, (-1, 2))  # (B, H/2, 2, W/2, 2, C)
+    # The published order of the four: down the rows first, then across.
+    return cells.permute(0, 1, 3, 4, 2, 5).flatten(3)  # (B, H/2, W/2, 4C)
 
 
 class SwinStage(nn.Module):
@@ -111,11 +123,9 @@ class SwinStage(nn.Module):
 
     def __init__(self, config: SwinConfig, *, stage: int, drop_path: list[float]) -> None:
         super().__init__()
-        self.downsample = (
-            PatchMerging(config.channels(stage - 1), norm_eps=config.layer_norm_eps) if stage else nn.Identity()
-        )
+        self.downsample = config.merging(stage) if stage else nn.Identity()
         self.blocks = nn.ModuleList(
-            SwinBlock(config, stage=stage, shifted=i % 2 == 1, drop_path=rate) for i, rate in enumerate(drop_path)
+            config.block(stage, shifted=i % 2 == 1, drop_path=rate) for i, rate in enumerate(drop_path)
         )
         self._run = runner(config.grad_checkpointing)
 

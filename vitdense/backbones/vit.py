@@ -7,18 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitdense.backbones.options import (
-    check_frozen_stages,
-    evenly_spaced,
-    freeze,
-    pixel_statistics,
-    resolve_out_indices,
-)
+from vitdense.backbones.options import check_frozen_stages, freeze, pixel_statistics
 from vitdense.backbones.vit_config import ViTConfig
 from vitdense.contracts import Backbone, Interaction, Level, Tokens
 from vitdense.layers.attention import Surroundings
 from vitdense.layers.block import Block, drop_path_rates, init_linear, runner
-from vitdense.layers.embed import STEMS, PatchEmbed
 from vitdense.layers.norm import LayerNorm2d
 from vitdense.layers.pool import AttentionPool
 from vitdense.layers.position import Grid, Interpolation, resize_positions, sincos_positions
@@ -39,7 +32,7 @@ class ViT(Backbone):
         self.num_layers = config.depth
         self.embed_dim = config.neck_channels or config.embed_dim
         self.mean, self.std = pixel_statistics(config)
-        self.out_indices = resolve_out_indices(config.out_indices, config.depth, evenly_spaced(config.depth))
+        self.out_indices = config.block_outputs()
         self.levels = tuple(Level(config.embed_dim, config.patch_size) for _ in self.out_indices)
         self.stored_grid, self.num_prefix = config.stored_grid, config.num_prefix
         self.interpolation: Interpolation = config.position_interpolation
@@ -48,17 +41,11 @@ class ViT(Backbone):
         self.frozen_stages = config.frozen_stages
         self._run = runner(config.grad_checkpointing)
         self._positions = {"learned": self._learned, "sincos": self._sincos, "none": self._none}[config.positions]
-        self.patch_embed = self.stem(config)
+        self.patch_embed = config.embedding()
         self._build_tokens(config)
         self._build_blocks(config)
         self._init_weights()
         self._freeze()
-
-    def stem(self, config: ViTConfig) -> PatchEmbed:
-        """What turns pictures into patches."""
-        return STEMS[config.stem](
-            config.in_channels, embed_dim=config.embed_dim, patch=config.patch_size, bias=config.patch_bias
-        )
 
     def _build_tokens(self, config: ViTConfig) -> None:
         dim = config.embed_dim
@@ -73,9 +60,8 @@ class ViT(Backbone):
         self.norm_pre = nn.LayerNorm(dim, eps=eps) if config.pre_norm else nn.Identity()
         rates = drop_path_rates(config.drop_path, config.depth)
         self.blocks = nn.ModuleList(config.block(i, rate) for i, rate in enumerate(rates))
-        final = not config.pool_norm and config.neck_channels is None
-        self.norm = nn.LayerNorm(dim, eps=eps) if final else nn.Identity()
-        self.fc_norm = nn.LayerNorm(dim, eps=eps) if config.pool_norm else nn.Identity()
+        self.norm = nn.LayerNorm(dim, eps=eps) if config.final_norm == "tokens" else nn.Identity()
+        self.fc_norm = nn.LayerNorm(dim, eps=eps) if config.final_norm == "pooled" else nn.Identity()
         self.attn_pool = (
             AttentionPool(
                 dim,
@@ -112,14 +98,20 @@ class ViT(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images: (B, C, H, W), normalised -> [(B, embed_dim, ceil(H / patch), ceil(W / patch))] for each level."""
-        return [
-            patches.mT.reshape(patches.shape[0], -1, *grid)  # (B, C, h, w)
-            for patches, _, grid in self.forward_stages(images)
-        ]
+        return self._maps(self.patch_embed(images))
 
     def forward_stages(self, images: Tensor, interaction: Interaction | None = None) -> list[Tokens]:
         """As `forward`, in tokens, with `interaction` before and after the blocks up to each of `out_indices`."""
-        x, grid = self._embed_patches(images)
+        return self._run_stages(self.patch_embed(images), interaction)
+
+    def _maps(self, patches: Tensor) -> list[Tensor]:
+        """patches: (B, h, w, C) -> [(B, C, h, w)] of the blocks in `out_indices`."""
+        stages = self._run_stages(patches, None)
+        return [given.mT.reshape(given.shape[0], -1, *grid) for given, _, grid in stages]  # (B, C, h, w)
+
+    def _run_stages(self, patches: Tensor, interaction: Interaction | None) -> list[Tokens]:
+        """patches: (B, h, w, C) -> the tokens of the blocks in `out_indices`."""
+        x, grid = self._place(patches)
         around = self._survey(grid, x.device)
         given, start = [], 0
         for stage, last in enumerate(self.out_indices):
@@ -136,7 +128,7 @@ class ViT(Backbone):
 
     def tokens(self, images: Tensor) -> Tokens:
         """images: (B, C, H, W), normalised -> patches (B, h * w, C), prefix (B, P, C): class, then the others."""
-        x, grid = self._embed_patches(images)
+        x, grid = self._place(self.patch_embed(images))
         for block, around in zip(self.blocks, self._survey(grid, x.device), strict=True):
             x = self._run(block, x, around)
         x = self.norm(x)
@@ -165,9 +157,8 @@ class ViT(Backbone):
     def _split(self, x: Tensor, grid: Grid) -> Tokens:
         return Tokens(x[:, self.num_prefix :], x[:, : self.num_prefix], grid)
 
-    def _embed_patches(self, images: Tensor) -> tuple[Tensor, Grid]:
-        """(B, C, H, W) -> (B, prefix + h * w, embed_dim) with positions added, and (h, w)."""
-        patches = self.patch_embed(images)  # (B, h, w, C)
+    def _place(self, patches: Tensor) -> tuple[Tensor, Grid]:
+        """patches: (B, h, w, C) -> (B, prefix + h * w, C) with positions added, and (h, w)."""
         grid = (patches.shape[1], patches.shape[2])
         first, on_grid = self._positions(grid, patches)
         given = (self.cls_token, self.dist_token, self.reg_token)

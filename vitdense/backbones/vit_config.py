@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from vitdense.backbones.options import HALVES, OPENAI
+from vitdense.backbones.options import HALVES, OPENAI, evenly_spaced, resolve_out_indices
 from vitdense.contracts import BACKBONES, BackboneConfig
 from vitdense.layers.attention import AttentionOptions, QkvBias, Relations
 from vitdense.layers.block import Block, BlockOptions, WindowedBlock
-from vitdense.layers.embed import Stem
+from vitdense.layers.embed import STEMS, PatchEmbed, Stem
 from vitdense.layers.mlp import Activation
 from vitdense.layers.position import Interpolation
 
@@ -30,7 +30,7 @@ SHAPE_OPTIMISED: Options = {"embed_dim": 1152, "depth": 27, "num_heads": 16, "ml
 
 DISTILLED: Options = {"dist_token": True, "pool": "cls_dist"}
 DEIT3: Options = {"layer_scale": 1e-6}
-POOLED: Options = {"pool": "mean", "pool_norm": True}
+POOLED: Options = {"pool": "mean", "final_norm": "pooled"}
 BEIT: Options = {"positions": "none", "relations": "table", "qkv_bias": "qv", "layer_scale": 0.1, **POOLED}
 DINOV2: Options = {"patch_size": 14, "image_size": 518, "layer_scale": 1e-5}
 # As their authors resize positions: without registers 0.1 is added to the grid, with them the resizing is antialiased.
@@ -48,7 +48,7 @@ UNIT: Options = {
 DINOV3: Options = {"patch_size": 16, "qkv_bias": "qv", **UNIT}
 EVA02: Options = {"patch_size": 14, "relations": "rope_index", "rope_grid": 16, "qkv_bias": "qv", **POOLED, **OPENAI}
 VITDET: Options = {"patch_size": 16, "cls_token": False, "pool": "mean", "relations": "decomposed", "window": 14}
-SAM: Options = {**VITDET, "image_size": 1024, "neck_channels": 256}
+SAM: Options = {**VITDET, "image_size": 1024, "final_norm": "none", "neck_channels": 256}
 CLIP: Options = {"patch_bias": False, "pre_norm": True, "activation": "quick_gelu", "layer_norm_eps": 1e-5, **OPENAI}
 SIGLIP: Options = {"cls_token": False, "pool": "attention", "activation": "gelu_tanh", **HALVES}
 
@@ -121,8 +121,8 @@ class ViTConfig(BackboneConfig):
     `image_size` is the size whose grid the tables of positions are stored for; it limits nothing. `positions` are
     added to the patches, `relations` act in the attention: "table" is BEiT's, "decomposed" SAM's, "rope_index" EVA-02's
     (any grid spans `rope_grid` cells), "rope_unit" DINOv3's. `window` n keeps attention within n x n patches in all
-    blocks but `global_blocks`. `pool_norm` norms what is pooled, in place of the tokens; `neck_channels` ends in SAM's
-    neck.
+    blocks but `global_blocks`. `final_norm` "pooled" norms the mean in place of the tokens; with `neck_channels` tokens
+    pass SAM's neck.
     """
 
     embed_dim: PositiveInt
@@ -154,7 +154,7 @@ class ViTConfig(BackboneConfig):
     pre_norm: bool = False
     norm_maps: bool = True
     pool: Pool = "cls"
-    pool_norm: bool = False
+    final_norm: Literal["tokens", "pooled", "none"] = "tokens"
     neck_channels: PositiveInt | None = None
 
     @model_validator(mode="after")
@@ -165,8 +165,8 @@ class ViTConfig(BackboneConfig):
             raise ValueError('pool "cls" needs cls_token; without it the pool is "mean"')
         if self.pool == "cls_dist" and not (self.cls_token and self.dist_token):
             raise ValueError('pool "cls_dist" needs cls_token and dist_token')
-        if self.pool_norm and self.pool != "mean":
-            raise ValueError(f'pool_norm norms the mean: pool must be "mean", not "{self.pool}"')
+        if self.final_norm == "pooled" and self.pool != "mean":
+            raise ValueError(f'final_norm "pooled" norms the mean: pool must be "mean", not "{self.pool}"')
         if self.image_size < self.patch_size:
             raise ValueError(f"image_size {self.image_size} is smaller than patch_size {self.patch_size}")
         if self.positions == "sincos" and self.embed_dim % 4:
@@ -221,6 +221,14 @@ class ViTConfig(BackboneConfig):
             drop_path=drop_path,
         )
         return (WindowedBlock if windowed else Block)(options)
+
+    def embedding(self) -> PatchEmbed:
+        """What turns pictures into patches."""
+        return STEMS[self.stem](self.in_channels, embed_dim=self.embed_dim, patch=self.patch_size, bias=self.patch_bias)
+
+    def block_outputs(self) -> tuple[int, ...]:
+        """The blocks that give a map."""
+        return resolve_out_indices(self.out_indices, self.depth, evenly_spaced(self.depth))
 
     def build(self) -> "ViT":
         """A ViT with fresh weights."""

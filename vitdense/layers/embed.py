@@ -22,13 +22,14 @@ def pad_rows_and_columns(maps: Tensor, multiple: int, *, channels_last: bool) ->
     return F.pad(maps, (0, 0, 0, right, 0, bottom) if channels_last else (0, right, 0, bottom))
 
 
-def crop_rows_and_columns(maps: Tensor, height: int, width: int) -> Tensor:
-    """maps: (B, H, W, C) -> (B, height, width, C), what was padded at the bottom and right taken off."""
+def crop_rows_and_columns(maps: Tensor, height: int, width: int, *, channels_last: bool = True) -> Tensor:
+    """maps: (B, H, W, C), or (B, C, H, W) -> its first rows and columns: what was padded behind them is taken off."""
     if torch.compiler.is_exporting():
         # A slice of a symbolic size asks whether it cuts anything, and would pin the answer for all sizes.
         rows, columns = (torch.arange(count, device=maps.device) for count in (height, width))
-        return maps.index_select(1, rows).index_select(2, columns)
-    return maps[:, :height, :width]
+        first = 1 if channels_last else 2
+        return maps.index_select(first, rows).index_select(first + 1, columns)
+    return maps[:, :height, :width] if channels_last else maps[:, :, :height, :width]
 
 
 Stem = Literal["patch", "conv"]
@@ -48,11 +49,14 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, in_channels, H, W) -> (B, ceil(H / patch), ceil(W / patch), embed_dim)."""
+        tokens: Tensor = self.norm(self.proj(self.whole_patches(images)).permute(0, 2, 3, 1))  # (B, h, w, C)
+        return tokens
+
+    def whole_patches(self, images: Tensor) -> Tensor:
+        """images: (B, in_channels, H, W) -> zeros added so that H and W divide by the patch."""
         if images.ndim != 4 or images.shape[1] != self.in_channels:
             raise UserError(f"expected images (B, {self.in_channels}, H, W), given {tuple(images.shape)}")
-        images = pad_rows_and_columns(images, self.patch, channels_last=False)
-        tokens: Tensor = self.norm(self.proj(images).permute(0, 2, 3, 1))  # (B, h, w, C)
-        return tokens
+        return pad_rows_and_columns(images, self.patch, channels_last=False)
 
 
 class ConvStem(PatchEmbed):

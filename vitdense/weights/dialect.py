@@ -51,7 +51,8 @@ class Dialect:
     `has` are templates of keys that must all be there (of several in brackets, one) and `lacks` of keys that must not;
     what precedes the first is the root. `inner` is a prefix that may stand behind the root, as transformers has it
     where a model holds its own base model. Keys that match a pattern in `left_out` have no place in a backbone.
-    `architecture` is our config's name without "Config", in small letters; `options` says how the network was built.
+    `prepare` does to the keys below the root what no row can. `architecture` is our config's name without "Config", in
+    small letters; `options` says how the network was built.
     """
 
     publisher: str
@@ -62,6 +63,7 @@ class Dialect:
     lacks: tuple[Sign, ...] = ()
     left_out: tuple[str, ...] = ()
     inner: str = ""
+    prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
     options: Options = nothing
     export: Export | None = None
 
@@ -81,6 +83,7 @@ class Dialect:
         left_out = [key for key in state if not key.startswith(root)]
         left_out += [key for inner, key in below.items() if self._has_no_place(inner)]
         inside = {inner: state[key] for inner, key in below.items() if not self._has_no_place(inner)}
+        inside = self.prepare(inside)
         done = translate(inside, self.table, "in")
         done.state |= {key: inside[key] for key in done.strange}
         return done, left_out + [below[key] for key in done.spare]

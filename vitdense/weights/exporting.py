@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from safetensors.torch import save_file
 
 from vitdense.contracts import Backbone, BackboneConfig
@@ -49,27 +50,31 @@ def save_pretrained(backbone: Backbone, folder: str | Path, names: Names) -> Sav
     if config is None:
         raise UserError("save_pretrained needs backbone.config: make the backbone with create_backbone")
     dialect, export = _choose(config, names)
+    _refuse_others(backbone, config)
     state = {key: tensor.detach().cpu() for key, tensor in backbone.state_dict().items()}
     done = translate(export.finish(state), dialect.table, "out")
-    strange = [key for key in done.strange if not _dropped(key, export)]
-    if strange:
-        raise UserError(
-            f"{config.preset} has no place in {dialect.publisher}'s {dialect.family} for {', '.join(strange[:4])} "
-            f"({len(strange)} tensors); give the backbone itself, without an adapter"
-        )
+    left_behind = [key for key in done.strange if any(fnmatchcase(key, pattern) for pattern in export.dropped)]
+    assert left_behind == done.strange, f"{dialect.publisher} {dialect.family} has no rows for {done.strange}"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: tensor.contiguous().clone() for key, tensor in done.state.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     for name, content in export.files(backbone, config.model_dump()).items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    left_behind = tuple(key for key in done.strange if _dropped(key, export))
     family = f"{dialect.publisher} {dialect.family}"
-    return SaveReport(folder, family, len(tensors), left_behind, tuple(export.notes(config.model_dump())))
+    return SaveReport(folder, family, len(tensors), tuple(left_behind), tuple(export.notes(config.model_dump())))
 
 
-def _dropped(key: str, export: Export) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in export.dropped)
+def _refuse_others(backbone: Backbone, config: BackboneConfig) -> None:
+    """Refuses what holds more than its config says, such as a backbone inside an adapter."""
+    with torch.device("meta"):
+        plain = config.build().state_dict().keys()
+    others = sorted(backbone.state_dict().keys() ^ plain)
+    if others:
+        raise UserError(
+            f"this is not {config.preset} alone ({', '.join(others[:3])}, ...): give the backbone itself, "
+            "without an adapter"
+        )
 
 
 def _choose(config: BackboneConfig, names: Names) -> tuple[Dialect, Export]:

@@ -1,7 +1,13 @@
 """Every dialect that is known, in the order in which they are tried."""
 
-from vitdense.weights import swin, vit
+from vitdense.weights import beit, sam, swin, swin_v2, vit
 from vitdense.weights.dialect import Dialect
 
 # Families of special signs before plain ones: timm's ViT, whose names are the plainest, comes last.
-DIALECTS: tuple[Dialect, ...] = (*swin.DIALECTS, *vit.DIALECTS)
+DIALECTS: tuple[Dialect, ...] = (
+    *swin_v2.DIALECTS,
+    *swin.DIALECTS,
+    *beit.DIALECTS,
+    *sam.DIALECTS,
+    *vit.DIALECTS,
+)

@@ -7,9 +7,15 @@ import torch
 from torch import Tensor
 
 from vitdense.weights.contents import Weights
-from vitdense.weights.resizing import adapt_input_channels, position_slots, resize_bias_table, resize_table
+from vitdense.weights.resizing import (
+    BIAS_TABLE,
+    adapt_input_channels,
+    position_slots,
+    resize_bias_table,
+    resize_distances,
+    resize_table,
+)
 
-_BIAS_TABLE = "relative_position_bias_table"
 _OUTPUT_NORM = re.compile(r"norms\.\d+\.")
 
 
@@ -37,8 +43,11 @@ def fit(weights: Weights, wanted: dict[str, Tensor]) -> Fitting:
 
 
 def _reshape(fitting: Fitting, key: str, tensor: Tensor, wanted: Tensor) -> None:
-    if key.endswith(_BIAS_TABLE) and tensor.shape[1:] == wanted.shape[1:]:
+    if key.endswith(BIAS_TABLE) and tensor.shape[1:] == wanted.shape[1:]:
         fitting.state[key] = resize_bias_table(tensor, wanted.shape[0])
+        fitting.resized.append(key)
+    elif key.endswith(("rel_pos_h", "rel_pos_w")) and tensor.shape[1:] == wanted.shape[1:]:
+        fitting.state[key] = resize_distances(tensor, wanted.shape[0])
         fitting.resized.append(key)
     elif key == "pos_embed" and tensor.shape[-1] == wanted.shape[-1] and _square(tensor.shape[1] - _rows(fitting)):
         rows = _rows(fitting)
@@ -76,7 +85,7 @@ def _position_rows(fitting: Fitting) -> None:
     tokens = sum(state[name].shape[1] for name in ("cls_token", "dist_token") if name in state)
     if theirs == 0:
         state["pos_embed"] = torch.cat([torch.zeros_like(table[:, :ours]), grid], dim=1)
-    elif ours == 0 and theirs == tokens:
+    elif ours == 0 and theirs == max(tokens, 1):
         state["pos_embed"] = grid
         fitting.left_out.append(f"pos_embed[:, :{theirs}]")
     elif theirs > tokens == ours:

@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -12,12 +13,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vitdense.errors import UserError, WeightsError
+from vitdense.weights.arrays import read_arrays
 from vitdense.weights.contents import Checkpoint
 
-WHOLE = ("model.safetensors", "pytorch_model.bin")
+WHOLE = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 HUBS = ("hf/", "timm/")
-WRAPPERS = ("state_dict", "model", "model_ema")
+# What trainers put the tensors into. Averaged weights and teachers come first: they are what is evaluated.
+AVERAGED = ("state_dict_ema", "model_ema", "ema", "params_ema", "teacher", "target_encoder")
+WRAPPERS = (*AVERAGED, "state_dict", "model", "params", "student", "encoder", "module")
 
 Source = str | Path | Mapping[str, Any]
 
@@ -25,7 +29,8 @@ Source = str | Path | Mapping[str, Any]
 def open_checkpoint(source: Source) -> Checkpoint:
     """A mapping of tensors, a file, a folder that save_pretrained wrote, "hf/<repo>" or "timm/<model>.<tag>"."""
     if isinstance(source, Mapping):
-        return Checkpoint(unwrap(source, "the given mapping"), "a mapping")
+        state, inside = unwrap(source, "the given mapping")
+        return Checkpoint(state, f"a mapping{inside}")
     name = str(source)
     if name.startswith(HUBS):
         return _open_folder(_download(name), name)
@@ -33,37 +38,41 @@ def open_checkpoint(source: Source) -> Checkpoint:
     if path.is_dir():
         return _open_folder(path, name)
     if path.is_file():
-        beside = path.parent if path.name in WHOLE else None
-        return Checkpoint(_read_file(path), name, **_settings(beside))
+        state, inside = _read_file(path)
+        return Checkpoint(state, f"{name}{inside}", **_settings(path.parent if path.name in WHOLE else None))
     raise UserError(
         f"weights {name!r}: no such file or folder; give a path, 'hf/<repo>', 'timm/<model>.<tag>', 'default', "
         "or leave it out for fresh weights"
     )
 
 
-def unwrap(content: object, name: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, from inside `state_dict`, `model` or `model_ema` where they are nested."""
-    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
+def unwrap(content: object, name: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a checkpoint from inside what trainers wrap them in, and which of several wrappers was taken."""
+    taken = ""
+    while isinstance(content, Mapping):
+        inner = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+        if not inner:
             break
-        content = inner
+        taken += f" ({inner[0]})" if len(inner) > 1 else ""
+        content = content[inner[0]]
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
         found = sorted(map(str, content))[:8] if isinstance(content, Mapping) else type(content).__name__
         raise WeightsError(f"{name} holds no tensors by name; found: {found}")
-    return tensors
+    return tensors, taken
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
-    """A .safetensors file, or a pickle of tensors and plain values only."""
+def _read_file(path: Path) -> tuple[dict[str, Tensor], str]:
+    """A .safetensors file, arrays of .npz, or a pickle of tensors and plain values only; and what of it was taken."""
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return load_file(path), ""
+        if path.suffix == ".npz":
+            return read_arrays(path), ""
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path} is refused: it is damaged, or holds more than tensors and plain values") from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError, BadZipFile) as error:
         raise WeightsError(f"{path} can't be read as a checkpoint: {error}") from error
     return unwrap(content, str(path))
 
@@ -71,13 +80,12 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 def _open_folder(folder: Path, name: str) -> Checkpoint:
     for file in WHOLE:
         if (folder / file).is_file():
-            return Checkpoint(_read_file(folder / file), name, **_settings(folder))
+            state, inside = _read_file(folder / file)
+            return Checkpoint(state, f"{name}{inside}", **_settings(folder))
     for file in SHARDED:
         if (folder / file).is_file():
-            state: dict[str, Tensor] = {}
-            for shard in _shards(folder / file):
-                state |= _read_file(folder / shard)
-            return Checkpoint(state, name, **_settings(folder))
+            shards = [_read_file(folder / shard)[0] for shard in _shards(folder / file)]
+            return Checkpoint({key: shard[key] for shard in shards for key in shard}, name, **_settings(folder))
     raise WeightsError(f"{name} holds none of {', '.join(WHOLE + SHARDED)}")
 
 

@@ -15,7 +15,7 @@ from vitdense.weights.dialect import detect, without_wrappers
 from vitdense.weights.families import DIALECTS
 from vitdense.weights.opening import Source, open_checkpoint
 from vitdense.weights.published import published_for
-from vitdense.weights.resizing import position_slots
+from vitdense.weights.resizing import BIAS_TABLE, position_slots
 
 
 def read_weights(source: Source, config: BackboneConfig) -> Weights:
@@ -53,11 +53,15 @@ def _same_heads(theirs: Any, config: BackboneConfig, source: str) -> None:
 
 def _stored_size(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The image size whose grid the position table has, so that it is kept as published."""
-    table, kernel = state.get("pos_embed"), state.get("patch_embed.proj.weight")
-    if table is None or kernel is None or table.ndim != 3:
+    kernel, relations = state.get("patch_embed.proj.weight"), state.get(f"blocks.0.attn.{BIAS_TABLE}")
+    table, slots = state.get("pos_embed"), position_slots(state)
+    if kernel is None:
         return {}
-    slots = position_slots(state)
-    return {} if slots is None else {"image_size": math.isqrt(table.shape[1] - slots) * kernel.shape[-1]}
+    if table is not None and slots is not None:
+        return {"image_size": math.isqrt(table.shape[1] - slots) * kernel.shape[-1]}
+    if relations is not None:
+        return {"image_size": (math.isqrt(relations.shape[0] - 3) + 1) // 2 * kernel.shape[-1]}
+    return {}
 
 
 def _refuse_broken(state: Mapping[str, Tensor], source: str) -> None:

@@ -7,13 +7,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vitdense.layers.relative import resize_relations
+
+BIAS_TABLE = "relative_position_bias_table"
+
 
 def position_slots(state: Mapping[str, Tensor]) -> int | None:
-    """How many rows of `pos_embed` stand before the grid: the class and distillation tokens', none, or all tokens'."""
-    length = state["pos_embed"].shape[1]
+    """Rows of `pos_embed` that stand before the grid: the class and distillation tokens', none, all tokens', or one.
+
+    One without a class token is ViTDet's, which keeps the row of the pretraining's.
+    """
+    table = state.get("pos_embed")
+    if table is None or table.ndim != 3:
+        return None
+    length = table.shape[1]
     tokens = sum(state[name].shape[1] for name in ("cls_token", "dist_token") if name in state)
     registers = state["reg_token"].shape[1] if "reg_token" in state else 0
-    for slots in (tokens, 0, tokens + registers):
+    for slots in (tokens, 0, tokens + registers, 1):
         side = math.isqrt(max(length - slots, 0))
         if side and side * side == length - slots:
             return slots
@@ -29,8 +39,19 @@ def resize_table(table: Tensor, side: int) -> Tensor:
 
 
 def resize_bias_table(table: Tensor, rows: int) -> Tensor:
-    """table: ((2 w - 1)**2, heads) -> (rows, heads), the table of another window, bicubic."""
-    return resize_table(table[None], math.isqrt(rows))[0]
+    """table: ((2 w - 1)**2, heads) -> (rows, heads), the table of another window, bicubic.
+
+    BEiT's has three rows more, which stay, and is resized as its attention does for other sizes.
+    """
+    if math.isqrt(rows) ** 2 == rows:
+        return resize_table(table[None], math.isqrt(rows))[0]
+    stored, wanted = ((math.isqrt(count - 3) + 1) // 2 for count in (table.shape[0], rows))
+    return resize_relations(table, stored, (wanted, wanted))
+
+
+def resize_distances(table: Tensor, rows: int) -> Tensor:
+    """table: (2 n - 1, d) -> (rows, d), SAM's table of one axis, linear as its attention does for other sizes."""
+    return F.interpolate(table.mT[None], size=rows, mode="linear", align_corners=False)[0].mT
 
 
 def adapt_input_channels(kernel: Tensor, channels: int) -> Tensor:

@@ -138,9 +138,15 @@ _SHAPE = frozenset(
 )
 
 
+def _native_size(options: dict[str, Any]) -> int:
+    """The size of pictures whose last map is one window."""
+    return int(options["patch_size"] * 2 ** (len(options["depths"]) - 1) * options["window"])
+
+
 def _timm_files(backbone: Backbone, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    size = _native_size(options)
     arguments = {
-        "img_size": 224,
+        "img_size": size,
         "strict_img_size": False,
         "patch_size": options["patch_size"],
         "embed_dim": options["embed_dim"],
@@ -151,18 +157,19 @@ def _timm_files(backbone: Backbone, options: dict[str, Any]) -> dict[str, dict[s
         "mlp_ratio": options["mlp_ratio"],
         "qkv_bias": options["qkv_bias"],
     }
+    name = {96: "swin_tiny", 128: "swin_base", 192: "swin_large"}.get(options["embed_dim"], "swin_tiny")
     record = timm_record(
         backbone,
-        architecture="swin_tiny_patch4_window7_224",
+        architecture=f"{name}_patch4_window7_224",
         model_args=arguments,
-        size=224,
+        size=size,
         classifier="head.fc",
     )
     return {"config.json": record}
 
 
 def _transformers_files(backbone: Backbone, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    stages = [f"stage{i + 1}" for i in range(len(options["depths"]))]
+    stages, size = len(options["depths"]), _native_size(options)
     config = {
         "architectures": ["SwinModel"],
         "model_type": "swin",
@@ -170,33 +177,31 @@ def _transformers_files(backbone: Backbone, options: dict[str, Any]) -> dict[str
         "depths": list(options["depths"]),
         "num_heads": list(options["num_heads"]),
         "window_size": options["window"],
-        "image_size": 224,
+        "image_size": size,
         "patch_size": options["patch_size"],
         "num_channels": len(backbone.mean),
         "mlp_ratio": options["mlp_ratio"],
         "qkv_bias": options["qkv_bias"],
         "hidden_act": "gelu",
         "layer_norm_eps": options["layer_norm_eps"],
-        "out_features": [f"stage{i + 1}" for i in sorted(options["out_indices"] or range(len(stages)))],
+        "out_features": [f"stage{i % stages + 1}" for i in options["out_indices"] or range(stages)],
         "torch_dtype": "float32",
     }
-    return {
-        "config.json": config,
-        "preprocessor_config.json": transformers_preprocessor(backbone, kind="ViTImageProcessor", size=224),
-    }
+    processor = transformers_preprocessor(backbone, kind="ViTImageProcessor", size=size)
+    return {"config.json": config, "preprocessor_config.json": processor}
 
 
 def _timm_notes(options: dict[str, Any]) -> list[str]:
-    found = ["the norms of all outputs but the last have no place there"] if options["norm_maps"] else []
-    if options["window_order"] == "pad_roll":
-        found.append("timm rolls before it pads: maps differ where a window doesn't divide them")
-    return found
+    if options["window_order"] == "roll_pad" and options["always_shift"]:
+        return []
+    size = _native_size(options)
+    return [f"timm rolls before it pads and shifts as for {size} x {size}: pictures of other sizes give other maps"]
 
 
 def _transformers_notes(options: dict[str, Any]) -> list[str]:
-    found = ["AutoBackbone norms its maps, these are not normed"] if not options["norm_maps"] else []
+    found = [] if options["norm_maps"] else ["SwinBackbone norms its maps, and these are not normed"]
     if not options["always_shift"]:
-        found.append("AutoBackbone shifts also where one window covers the map; AutoModel doesn't")
+        found.append("SwinBackbone shifts also where one window covers the map, and SwinModel as here")
     return found
 
 

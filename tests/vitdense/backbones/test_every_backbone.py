@@ -13,7 +13,7 @@ from vitdense.contracts import BACKBONES, Backbone, BackboneConfig
 from vitdense.errors import UserError
 
 OWN = [name for name in BACKBONES.names() if issubclass(BACKBONES.find(name)[0], ViTConfig | SwinConfig)]
-NANO = ("vit_nano_patch8", "swin_nano")
+NANO = ("vit_nano_patch8", "vit_nano_r_s16", "swin_nano")
 HEAVY_PACKAGES = {"timm", "torchvision", "lightning", "albumentations", "pycocotools"}
 
 
@@ -26,6 +26,8 @@ def shrunken(name: str) -> BackboneConfig:
     small = {"embed_dim": 4 * heads, "depth": 4, "image_size": 4 * preset["patch_size"]}
     if preset.get("window"):
         small |= {"window": 3, "global_blocks": (1, 3)}
+    if "stem_layers" in preset:
+        small |= {"stem_layers": (1,) * len(preset["stem_layers"]), "stem_width": 32}
     return BACKBONES.create(name, small)
 
 
@@ -134,7 +136,9 @@ def test_drop_path_acts_in_training_only(name: str) -> None:
     assert torch.equal(backbone(images)[-1], backbone(images)[-1])
 
 
-@pytest.mark.parametrize(("name", "frozen"), [("vit_nano_patch8", 3), ("swin_nano", 2), ("swin_nano", 5)])
+@pytest.mark.parametrize(
+    ("name", "frozen"), [("vit_nano_patch8", 3), ("vit_nano_r_s16", 3), ("swin_nano", 2), ("swin_nano", 5)]
+)
 def test_frozen_stages_have_no_gradient_and_stay_in_eval(name: str, frozen: int) -> None:
     backbone = BACKBONES.create(name, {"frozen_stages": frozen, "drop_path": 0.5}).build().train()
     parts: Any = backbone.blocks if name.startswith("vit") else backbone.layers
@@ -172,6 +176,10 @@ def test_no_decay_names_tables_and_tokens(name: str) -> None:
         ("vit_nano_patch8", {"num_heads": 5}, "embed_dim 64 doesn't divide by num_heads 5"),
         ("vit_nano_patch8", {"cls_token": False}, 'pool "cls" needs cls_token'),
         ("vit_nano_patch8", {"image_size": 4}, "image_size 4 is smaller than patch_size 8"),
+        ("vit_nano_r_s16", {"out_indices": (0, 7)}, "increasing indices from -7 to 6"),
+        ("vit_nano_r_s16", {"patch_size": 24}, "patch_size 24 doesn't divide by 16, the ResNet's stride"),
+        ("vit_nano_r_s16", {"stem": "conv"}, 'the stem of a hybrid is its ResNet: leave "stem" out, given "conv"'),
+        ("vit_nano_r_s16", {"stem_width": 48}, "multiple of 32"),
     ],
 )
 def test_wrong_options_are_named(name: str, options: dict[str, Any], message: str) -> None:
@@ -193,7 +201,11 @@ def test_fewer_outputs_run_fewer_stages() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("vit_nano_patch8", {"depth": 2}), ("swin_nano", {"depths": (2, 2), "num_heads": (1, 2)})],
+    [
+        ("vit_nano_patch8", {"depth": 2}),
+        ("vit_nano_r_s16", {"depth": 2}),
+        ("swin_nano", {"depths": (2, 2), "num_heads": (1, 2)}),
+    ],
 )
 def test_an_exported_backbone_takes_other_sizes(name: str, options: dict[str, Any]) -> None:
     torch.manual_seed(0)

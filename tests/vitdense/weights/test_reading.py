@@ -45,21 +45,62 @@ def test_our_own_weights_come_back_from_a_file(name: str, suffix: str, fill: Fil
     assert not again.load_report.left_out
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda state: {"state_dict": state, "epoch": 3},
-        lambda state: {"model": {"state_dict": state}},
-        lambda state: {"model_ema": state},
-        lambda state: {f"module.{key}": tensor for key, tensor in state.items()},
-        lambda state: {f"_orig_mod.module.{key}": tensor for key, tensor in state.items()},
-        lambda state: {**{f"backbone.{k}": t for k, t in state.items()}, "decode_head.conv.weight": torch.ones(1)},
-    ],
+WRAPPERS = ("state_dict", "model", "model_ema", "state_dict_ema", "ema", "teacher", "student", "params", "encoder")
+PREFIXES = (
+    "backbone.",
+    "module.backbone.",
+    "_orig_mod.backbone.",
+    "teacher.backbone.",
+    "model.backbone.",
+    "encoder.",
+    "image_encoder.",
+    "visual.",
+    "visual.trunk.",
+    "vision_model.",
+    "pretrained.model.",
 )
-def test_wrappers_are_taken_off(wrap: Callable[[dict[str, Tensor]], dict[str, Any]], fill: Fill) -> None:
-    state = nano().state_dict()
-    ours = fill("vit_nano_patch8", wrap(state), {})
+
+
+@pytest.mark.parametrize("name", ["vit_nano_patch8", "swin_nano"])
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_mappings_around_the_tensors_are_taken_off(wrapper: str, name: str, fill: Fill) -> None:
+    state = nano(name).state_dict()
+    for wrapped in ({wrapper: state, "epoch": 3}, {wrapper: {"state_dict": state}}, {"state_dict": {wrapper: state}}):
+        ours = fill(name, wrapped, {})
+        assert all(torch.equal(tensor, state[key]) for key, tensor in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["vit_nano_patch8", "swin_nano"])
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_prefixes_of_names_are_taken_off(prefix: str, name: str, fill: Fill) -> None:
+    state = nano(name).state_dict()
+    wrapped = {f"{prefix}{key}": tensor for key, tensor in state.items()}
+    ours = fill(name, {**wrapped, "decode_head.conv.weight": torch.ones(1)}, {})
     assert all(torch.equal(tensor, state[key]) for key, tensor in ours.state_dict().items())
+    assert ours.load_report is not None
+    assert ours.load_report.left_out == ("decode_head.conv.weight",)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+def test_names_of_wrappers_before_a_backbone_are_taken_out(prefix: str, fill: Fill) -> None:
+    state = nano().state_dict()
+    ours = fill("vit_nano_patch8", {f"{prefix}{key}": tensor for key, tensor in state.items()}, {})
+    assert all(torch.equal(tensor, state[key]) for key, tensor in ours.state_dict().items())
+
+
+def test_names_of_wrappers_inside_a_backbone_are_taken_out(fill: Fill) -> None:
+    state = nano().state_dict()
+    wrapped = {key.replace(".attn.", "._checkpoint_wrapped_module.attn."): tensor for key, tensor in state.items()}
+    ours = fill("vit_nano_patch8", wrapped, {})
+    assert all(torch.equal(tensor, state[key]) for key, tensor in ours.state_dict().items())
+
+
+def test_averaged_weights_are_preferred_and_said(fill: Fill, tmp_path: Path) -> None:
+    state = nano().state_dict()
+    torch.save({"model": nano().state_dict(), "model_ema": {"module": state}, "args": 1}, tmp_path / "both.pth")
+    ours = fill("vit_nano_patch8", tmp_path / "both.pth", {})
+    assert all(torch.equal(tensor, state[key]) for key, tensor in ours.state_dict().items())
+    assert str(ours.load_report) == f"{tmp_path}/both.pth (model_ema) [timm]: 54 matched"
 
 
 def test_a_folder_of_ours_is_read_below_its_prefix(tmp_path: Path, fill: Fill) -> None:

@@ -1,0 +1,43 @@
+"""Gradients made piece by piece, for layers that bring their own backward pass."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def leaf(tensor: Tensor, needed: bool) -> Tensor:
+    """The same values as the start of a graph of their own."""
+    return tensor.detach().requires_grad_(needed)
+
+
+def pull(output: Tensor, inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor | None]:
+    """What arrives at each of `inputs` from a gradient at `output`; None at those that need none."""
+    wanted = [each for each in inputs if each.requires_grad]
+    found = iter(torch.autograd.grad(output, wanted, gradient) if wanted else ())
+    return [next(found) if each.requires_grad else None for each in inputs]
+
+
+class Totals:
+    """A sum over pieces for each parameter of a function; None for those that need no gradient."""
+
+    def __init__(self, needed: Sequence[bool]) -> None:
+        self.needed = needed
+        self.sums: list[Tensor | None] = [None] * len(needed)
+
+    def add(self, first: int, *parts: Tensor | None) -> None:
+        """Add parts, which are taken over, to the sums from `first` on."""
+        for index, part in enumerate(parts, start=first):
+            total = self.sums[index]
+            if total is None or part is None:
+                self.sums[index] = total if part is None else part
+            else:
+                total.add_(part)
+
+    def add_linear(self, first: int, above: Tensor, x: Tensor) -> None:
+        """above: (rows, M), x: (rows, N): add the gradients of a linear layer's weight (M, N) and bias (M,)."""
+        weight, bias = self.sums[first : first + 2]
+        if self.needed[first]:
+            self.sums[first] = above.t().mm(x) if weight is None else weight.addmm_(above.t(), x)
+        if self.needed[first + 1]:
+            self.sums[first + 1] = above.sum(0) if bias is None else bias.add_(above.sum(0))
