@@ -28,7 +28,7 @@ def adapted(plain: Callable[..., Backbone], pyramid: Callable[[], Backbone]) -> 
 
     def build(name: str, patch: int, stages: int = 4, **options: object) -> AdaptedBackbone:
         backbone = pyramid() if name in NEEDS_A_PYRAMID else plain(patch, stages=stages)
-        return AdaptedBackbone(backbone, ADAPTERS.create(name, options).build(backbone.levels)).eval()
+        return AdaptedBackbone(backbone, ADAPTERS.create(name, options)).eval()
 
     return build
 
