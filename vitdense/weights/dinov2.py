@@ -20,7 +20,8 @@ from vitdense.weights.facts import (
     transformers_preprocessor,
 )
 from vitdense.weights.rows import Row
-from vitdense.weights.vit import TIMM, rows_for_registers
+from vitdense.weights.vit import TIMM
+from vitdense.weights.vit_files import rows_for_registers
 
 # ---------------------------------------------------------------- tables
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitdense.contracts import Backbone
+from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -49,7 +50,10 @@ def transformers_facts(
     facts: dict[str, Any] = {"layer_norm_eps": float(config.get("layer_norm_eps", layer_norm_eps))}
     activation = config.get("hidden_act", activation)
     if activation is not None:
-        facts["activation"] = ACTIVATIONS.get(activation, activation)
+        if activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise WeightsError(f"{checkpoint.source} has hidden_act {activation!r}; known here: {known}")
+        facts["activation"] = ACTIVATIONS[activation]
     for name in ("mean", "std"):
         if f"image_{name}" in checkpoint.preprocessor:
             facts[name] = tuple(checkpoint.preprocessor[f"image_{name}"])
