@@ -21,12 +21,12 @@ from vitdense.weights.rows import Change, Row
 # ---------------------------------------------------------------- tables
 
 _token = Change(lambda vector: vector[None, None], lambda token: token[0, 0])
-_table = Change(lambda table: table[None], lambda table: table[0])
+table = Change(lambda table: table[None], lambda table: table[0])
 
 _BLOCK = "transformer.resblocks.{i}"
 OPEN_CLIP = (
     Row("class_embedding", "cls_token", change=_token),
-    Row("positional_embedding", "pos_embed", change=_table),
+    Row("positional_embedding", "pos_embed", change=table),
     Row("conv1.weight", "patch_embed.proj.weight"),
     Row("ln_pre.*", "norm_pre.*"),
     Row(_BLOCK + ".ln_{j}.*", "blocks.{i}.norm{j}.*"),
@@ -39,11 +39,8 @@ OPEN_CLIP = (
 )
 
 _LAYER, _QKV = "encoder.layers.{i}", "blocks.{i}.attn.qkv.*"
-TRANSFORMERS = (
-    Row("embeddings.class_embedding", "cls_token", change=_token),
-    Row("embeddings.position_embedding.weight", "pos_embed", change=_table),
-    Row("embeddings.patch_embedding.weight", "patch_embed.proj.weight"),
-    Row("pre_layrnorm.*", "norm_pre.*"),  # their spelling
+ENCODER = (
+    Row("embeddings.position_embedding.weight", "pos_embed", change=table),
     Row(_LAYER + ".layer_norm{j}.*", "blocks.{i}.norm{j}.*"),
     Row(_LAYER + ".self_attn.q_proj.*", _QKV, part=(0, 3)),
     Row(_LAYER + ".self_attn.k_proj.*", _QKV, part=(1, 3)),
@@ -51,6 +48,12 @@ TRANSFORMERS = (
     Row(_LAYER + ".self_attn.out_proj.*", "blocks.{i}.attn.proj.*"),
     Row(_LAYER + ".mlp.fc{j}.*", "blocks.{i}.mlp.fc{j}.*"),
     Row("post_layernorm.*", "norm.*"),
+)
+TRANSFORMERS = (
+    Row("embeddings.class_embedding", "cls_token", change=_token),
+    Row("embeddings.patch_embedding.weight", "patch_embed.proj.weight"),
+    Row("pre_layrnorm.*", "norm_pre.*"),  # their spelling
+    *ENCODER,
 )
 
 TIMM = (Row("*", "*"),)

@@ -13,6 +13,7 @@ HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 # How publishers resize their tables of positions for pictures of another size.
 BICUBIC = {"position_interpolation": "bicubic", "position_antialias": False, "position_offset": 0.0}
 ANTIALIASED = {**BICUBIC, "position_antialias": True}
+BILINEAR = {**ANTIALIASED, "position_interpolation": "bilinear"}
 
 # transformers' names of activations, and ours.
 ACTIVATIONS = {

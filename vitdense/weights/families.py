@@ -1,6 +1,6 @@
 """Every dialect that is known, in the order in which they are tried."""
 
-from vitdense.weights import beit, clip, dinov2, dinov3, eva, hybrid, sam, swin, swin_v2, vit
+from vitdense.weights import beit, clip, dinov2, dinov3, eva, hybrid, sam, siglip, swin, swin_v2, vit
 from vitdense.weights.dialect import Dialect
 
 # Families of special signs before plain ones: timm's ViT, whose names are the plainest, comes last.
@@ -14,5 +14,6 @@ DIALECTS: tuple[Dialect, ...] = (
     *eva.DIALECTS,
     *dinov2.DIALECTS,
     *clip.DIALECTS,
+    *siglip.DIALECTS,
     *vit.DIALECTS,
 )
