@@ -1,8 +1,8 @@
 """From any source of weights to tensors under our names."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isqrt
 from typing import Any
 
 from torch import Tensor
@@ -27,7 +27,7 @@ def read_weights(source: Source, config: BackboneConfig) -> Weights:
     dialect, root = detect(checkpoint.state, DIALECTS, checkpoint.source)
     done, left_out = dialect.convert(checkpoint.state, root)
     _refuse_broken(done.state, checkpoint.source)
-    options = dialect.options(checkpoint, done.state) | _stored_size(done.state)
+    options = _stored_size(done.state) | dialect.options(checkpoint, done.state)
     _same_heads(options.pop("num_heads", None), config, checkpoint.source)
     known = type(config).model_fields
     if "activation" not in known and options.get("activation", "gelu") != "gelu":
@@ -44,7 +44,7 @@ def read_weights(source: Source, config: BackboneConfig) -> Weights:
     )
 
 
-def _same_heads(theirs: Any, config: BackboneConfig, source: str) -> None:
+def _same_heads(theirs: int | tuple[int, ...] | None, config: BackboneConfig, source: str) -> None:
     """The number of heads shows in no tensor's shape, so that a wrong one would load and be silently wrong."""
     ours = config.model_dump().get("num_heads")
     if theirs is not None and ours is not None and theirs != ours:
@@ -52,15 +52,15 @@ def _same_heads(theirs: Any, config: BackboneConfig, source: str) -> None:
 
 
 def _stored_size(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The image size whose grid the position table has, so that it is kept as published."""
+    """The image size whose grid the tables of positions have, so that they are kept as published."""
     kernel, relations = state.get("patch_embed.proj.weight"), state.get(f"blocks.0.attn.{BIAS_TABLE}")
     table, slots = state.get("pos_embed"), position_slots(state)
     if kernel is None:
         return {}
     if table is not None and slots is not None:
-        return {"image_size": math.isqrt(table.shape[1] - slots) * kernel.shape[-1]}
+        return {"image_size": isqrt(table.shape[1] - slots) * kernel.shape[-1]}
     if relations is not None:
-        return {"image_size": (math.isqrt(relations.shape[0] - 3) + 1) // 2 * kernel.shape[-1]}
+        return {"image_size": (isqrt(relations.shape[0] - 3) + 1) // 2 * kernel.shape[-1]}
     return {}
 
 
