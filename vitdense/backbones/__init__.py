@@ -1,6 +1,9 @@
 """Backbones by name; importing this package registers them."""
 
-from vitdense.backbones.external import TimmBackbone, TimmConfig
+from vitdense.backbones.external import ExternalBackbone, ExternalConfig
+from vitdense.backbones.external_hf import HfBackbone, HfConfig
+from vitdense.backbones.external_open_clip import OpenClipConfig, OpenClipResNet, OpenClipViT
+from vitdense.backbones.external_timm import TimmBackbone, TimmConfig
 from vitdense.backbones.hybrid import Hybrid, HybridConfig
 from vitdense.backbones.swin import Swin, SwinConfig
 from vitdense.backbones.swin_v2 import SwinV2Config
@@ -8,8 +11,15 @@ from vitdense.backbones.vit import ViT
 from vitdense.backbones.vit_config import ViTConfig
 
 __all__ = [
+    "ExternalBackbone",
+    "ExternalConfig",
+    "HfBackbone",
+    "HfConfig",
     "Hybrid",
     "HybridConfig",
+    "OpenClipConfig",
+    "OpenClipResNet",
+    "OpenClipViT",
     "Swin",
     "SwinConfig",
     "SwinV2Config",

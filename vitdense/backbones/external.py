@@ -1,130 +1,188 @@
-"""Backbones that timm builds, under names `timm/<architecture>`, with levels that are measured, not believed."""
+"""What all backbones of other libraries share: padding, cropping, measured levels, tokens, vectors, their weights."""
 
-import difflib
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vitdense.backbones.options import evenly_spaced, pixel_statistics, resolve_out_indices
-from vitdense.backbones.probing import Features, Measured, measure, saved_for_backward
-from vitdense.contracts import BACKBONES, Backbone, BackboneConfig, Tokens
+from vitdense.backbones.probing import (
+    EASY,
+    Features,
+    Measured,
+    Memory,
+    Size,
+    Sizes,
+    layers_in_order,
+    measure,
+    saved_for_backward,
+    tables_and_tokens,
+)
+from vitdense.contracts import Backbone, BackboneConfig, Level, Tokens
 from vitdense.errors import UserError
 
-# How timm's families spell "any size"; the first that an architecture takes.
-_ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-class TimmNetwork(Protocol):
-    """What is used of a timm model."""
+class Converted(NamedTuple):
+    """A checkpoint under the names of the network that loads it; `options` are facts that rank below a user's."""
 
-    pretrained_cfg: Mapping[str, Any]
-    feature_info: Any
-
-    def forward_intermediates(self, x: Tensor, **options: Any) -> list[Tensor]:
-        """Maps (B, C, H, W)."""
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last layer's features, as tokens or a map."""
-
-    def forward_head(self, x: Tensor, pre_logits: bool) -> Tensor:
-        """Pooled features."""
-
-    def set_grad_checkpointing(self, enable: bool) -> None:
-        """Recompute blocks in the backward pass."""
+    state: Mapping[str, Tensor]
+    options: Mapping[str, Any]
+    left_out: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
 
 
-@BACKBONES.register_family("timm")
-class TimmConfig(BackboneConfig):
-    """`architecture` is timm's name, with or without a tag; `out_indices` are timm's.
+class ExternalConfig(BackboneConfig):
+    """`architecture` is the library's own name.
 
     `norm_maps` puts the network's final norm on the maps; left out, it does so where all maps have one stride.
+    `image_size` is what position tables are made for. Networks that take one size only need it: pictures up to it are
+    then padded to it. `config` overrides what the library builds the network with: its keywords of timm.create_model,
+    fields of transformers' config, fields of open_clip's vision_cfg.
     """
+
+    library: ClassVar[str]
 
     architecture: str
     norm_maps: bool | None = None
+    image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
 
-    def build(self) -> "TimmBackbone":
-        """timm's network with fresh weights."""
-        return TimmBackbone(self)
+    @property
+    def label(self) -> str:
+        """The name as users write it."""
+        return f"{self.library}/{self.architecture}"
+
+    @property
+    def built_for(self) -> Size | None:
+        """`image_size` as height and width."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    def locate(self, source: str) -> Any:
+        """A name such as "default" -> a file, folder, hub name or mapping that holds the weights it means."""
+        raise NotImplementedError
+
+    def convert(self, state: Mapping[str, Tensor], facts: Mapping[str, Any], source: str) -> Converted:
+        """A checkpoint's tensors, and what the file beside them says -> tensors under the network's own names."""
+        raise NotImplementedError
 
 
-class TimmBackbone(Backbone):
-    """Pads at the right and bottom to what the network needs, and crops its maps to ceil(size / stride)."""
+class ExternalBackbone(Backbone):
+    """A network of another library, `model`, behind our contract.
 
-    def __init__(self, config: TimmConfig) -> None:
+    Pictures are padded at the right and bottom to what the network takes, and maps are cropped to
+    ceil(size / stride). Strides, channels and sizes are measured when it is made. A library's class says how to get maps,
+    last features and a vector.
+    """
+
+    sizes: Sizes
+
+    def __init__(self, config: ExternalConfig, model: nn.Module, *, native: Size | None, statistics: Statistics) -> None:
         super().__init__()
+        self.label, self.in_channels = config.label, config.in_channels
         if config.frozen_stages:
-            raise UserError(f"timm/{config.architecture} has no stages to freeze: frozen_stages must be 0")
-        self.model = _create(config)
-        network = self._network()
-        name, native = f"timm/{config.architecture}", tuple(network.pretrained_cfg["input_size"][1:])
-        was_training = self.model.training
-        self.model.eval()
-        every = measure(name, self._probe(None, norm=False), config.in_channels, native)
+            raise UserError(f"{self.label} has no stages to freeze: frozen_stages must be 0")
+        self.mean, self.std = pixel_statistics(config, *statistics)
+        self.model = model
+        self._memory = Memory(model)
+        only = config.built_for
+        tried = (only,) if only is not None else (EASY,) if native is None else (EASY, native)
+        was_training = model.training
+        model.eval()
+        self._prepare(tried)
+        every = measure(self.label, self._probe(None, norm=False), config.in_channels, tried, only=only)
         plain = len({level.stride for level in every.levels}) == 1
-        count = len(every.levels)
-        default = evenly_spaced(count) if plain else tuple(range(max(count - 4, 0), count))
-        self.out_indices = resolve_out_indices(config.out_indices, count, default)
-        self.norm_maps = plain if config.norm_maps is None else config.norm_maps
-        chosen = measure(name, self._probe(self.out_indices, norm=self.norm_maps), config.in_channels, native)
-        self.levels, self.multiple = chosen.levels, chosen.multiple
-        self._measure_tokens(chosen, config.in_channels)
-        published = network.pretrained_cfg
-        self.mean, self.std = pixel_statistics(config, tuple(published["mean"]), tuple(published["std"]))
+        self.out_indices = resolve_out_indices(config.out_indices, len(every.levels), _default(every.levels, plain))
+        self.norm_maps = self._has_norm(plain) if config.norm_maps is None else config.norm_maps
+        chosen = measure(self.label, self._probe(self.out_indices, norm=self.norm_maps), config.in_channels, tried, only=only)
+        self.levels, self.sizes = chosen.levels, chosen.sizes
+        self._measure_last(chosen)
         if config.grad_checkpointing:
-            self._checkpoint(name, chosen, config.in_channels)
-        self._layers = _layers(self.model)
+            self._recompute(chosen)
+        self._layers = {f"model.{name}": layer for name, layer in self._group_layers(chosen, nested=not plain).items()}
         self.num_layers = max(self._layers.values(), default=0)
-        self.model.train(was_training)
+        model.train(was_training)
 
-    def _network(self) -> TimmNetwork:
-        # timm has no type that says what its models can do, so that this border is a cast.
-        return cast(TimmNetwork, self.model)
+    # ---------------------------------------------------------------- what a library's class says
+
+    @abstractmethod
+    def _maps(self, images: Tensor, indices: tuple[int, ...] | None, norm: bool) -> list[Tensor]:
+        """images: (B, C, H, W), padded -> maps (B, C_i, h_i, w_i) of these indices, or of all."""
+
+    @abstractmethod
+    def _last(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images: (B, C, H, W), padded -> prefix tokens (B, P, C) and patches (B, N, C) or (B, h, w, C), normed."""
+
+    @abstractmethod
+    def _vector(self, images: Tensor) -> Tensor:
+        """images: (B, C, H, W), padded -> (B, embed_dim)."""
+
+    @abstractmethod
+    def _enable_recompute(self) -> None:
+        """Turns the library's gradient checkpointing on; UserError where it has none."""
+
+    def _prepare(self, tried: tuple[Size, ...]) -> None:
+        """What must be known of `model` before its maps can be had."""
+
+    def _has_norm(self, plain: bool) -> bool:
+        """Whether maps are normed unless a user says otherwise."""
+        return plain
+
+    def _group_layers(self, chosen: Measured, *, nested: bool) -> dict[str, int]:
+        images = torch.zeros(1, self.in_channels, *chosen.size)
+
+        def run() -> None:
+            self._maps(images, self.out_indices, self.norm_maps)
+            self._vector(images)
+
+        return layers_in_order(self.model, run, nested=nested)
+
+    def _undecayed(self) -> set[str]:
+        return tables_and_tokens(self.model)
+
+    # ---------------------------------------------------------------- measuring
 
     def _probe(self, indices: tuple[int, ...] | None, *, norm: bool) -> Features:
         def maps(images: Tensor) -> list[Tensor]:
-            return self._maps(images, indices, norm)
+            try:
+                return self._maps(images, indices, norm)
+            finally:
+                self._memory.watch(self.model)
 
         return maps
 
-    def _maps(self, images: Tensor, indices: tuple[int, ...] | None, norm: bool) -> list[Tensor]:
-        return self._network().forward_intermediates(
-            images,
-            indices=None if indices is None else list(indices),
-            norm=norm,
-            stop_early=True,
-            output_fmt="NCHW",
-            intermediates_only=True,
-        )
-
     @torch.no_grad()
-    def _measure_tokens(self, chosen: Measured, in_channels: int) -> None:
-        """The stride and layout of the last features, and the width of the embedding."""
-        images = torch.zeros(1, in_channels, *chosen.size)
-        features = self._network().forward_features(images)
-        self.embed_dim = self._network().forward_head(features, pre_logits=True).shape[-1]
-        self.num_prefix = int(getattr(self.model, "num_prefix_tokens", 0)) if features.ndim == 3 else 0
-        self.channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-        if features.ndim == 3:
-            cells = features.shape[1] - self.num_prefix
-        else:
-            cells = features.shape[1] * features.shape[2] if self.channels_last else features[0, 0].numel()
-        self.token_stride = round((chosen.size[0] * chosen.size[1] / cells) ** 0.5)
-        self.tokens_as_map = features.ndim == 4
+    def _measure_last(self, chosen: Measured) -> None:
+        """The stride of the last features and the width of the vector."""
+        images = torch.zeros(1, self.in_channels, *chosen.size)
+        _, patches = self._last(images)
+        cells = patches[0, ..., 0].numel()
+        stride = round((chosen.size[0] * chosen.size[1] / cells) ** 0.5)
+        if chosen.size[0] // stride * (chosen.size[1] // stride) != cells:
+            raise UserError(f"{self.label} ends in {cells} patches for a picture of {chosen.size}: no whole stride")
+        self.last_stride = stride
+        self.embed_dim = self._vector(images).shape[-1]
 
-    def _checkpoint(self, name: str, chosen: Measured, in_channels: int) -> None:
-        """Turns recomputing on, and sees that less is kept for the backward pass: timm ignores it in some networks."""
-        images = torch.zeros(1, in_channels, *chosen.size)
-        before = saved_for_backward(self._probe(self.out_indices, norm=self.norm_maps), images)
-        try:
-            self._network().set_grad_checkpointing(True)
-        except (AttributeError, AssertionError) as error:
-            raise UserError(f"{name} can't recompute: timm has no gradient checkpointing for it") from error
-        if saved_for_backward(self._probe(self.out_indices, norm=self.norm_maps), images) >= before:
-            raise UserError(f"{name} ignores gradient checkpointing for its maps: leave grad_checkpointing out")
+    def _recompute(self, chosen: Measured) -> None:
+        """Turns recomputing on, and sees that less is kept for the backward pass: some networks ignore it."""
+        images = torch.zeros(1, self.in_channels, *chosen.size)
+        probe = self._probe(self.out_indices, norm=self.norm_maps)
+        for module in self.model.modules():
+            # Some recompute in training mode only; running averages must not learn from zeros.
+            module.training = not isinstance(module, nn.modules.batchnorm._NormBase | nn.Dropout)
+        with torch.random.fork_rng(devices=[]):
+            before = saved_for_backward(probe, images)
+            self._enable_recompute()
+            after = saved_for_backward(probe, images)
+        self.model.eval()
+        if after >= before:
+            raise UserError(f"{self.label} ignores gradient checkpointing for its maps: leave grad_checkpointing out")
+
+    # ---------------------------------------------------------------- the contract
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images: (B, C, H, W), normalised -> [(B, C_i, ceil(H / s_i), ceil(W / s_i))] for each level."""
@@ -137,72 +195,35 @@ class TimmBackbone(Backbone):
 
     def tokens(self, images: Tensor) -> Tokens:
         """images: (B, C, H, W), normalised -> patches (B, h * w, C), cropped to the picture, prefix (B, P, C)."""
-        height, width = images.shape[-2:]
+        height, width = (-(-side // self.last_stride) for side in images.shape[-2:])
         padded = self._padded(images)
-        features = self._network().forward_features(padded)
-        if self.tokens_as_map:
-            grid = features if self.channels_last else features.permute(0, 2, 3, 1)  # (B, H, W, C)
-            prefix = features.new_zeros(grid.shape[0], 0, grid.shape[-1])
-        else:
-            rows = -(-padded.shape[-2] // self.token_stride)
-            prefix, patches = features[:, : self.num_prefix], features[:, self.num_prefix :]
-            grid = patches.reshape(patches.shape[0], rows, -1, patches.shape[-1])  # (B, H, W, C)
-        size = (-(-height // self.token_stride), -(-width // self.token_stride))
-        return Tokens(grid[:, : size[0], : size[1]].flatten(1, 2), prefix, size)
+        prefix, patches = self._last(padded)
+        if patches.ndim == 3:
+            patches = patches.unflatten(1, (-(-padded.shape[-2] // self.last_stride), -1))  # (B, h, w, C)
+        return Tokens(patches[:, :height, :width].flatten(1, 2), prefix, (height, width))
 
     def embed(self, images: Tensor) -> Tensor:
-        """images: (B, C, H, W), normalised -> (B, embed_dim), as timm pools before its classifier."""
-        network = self._network()
-        return network.forward_head(network.forward_features(self._padded(images)), pre_logits=True)
+        """images: (B, C, H, W), normalised -> (B, embed_dim), as the library pools before any classifier."""
+        return self._vector(self._padded(images))
 
     def _padded(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        bottom, right = -height % self.multiple, -width % self.multiple
-        return F.pad(images, (0, right, 0, bottom)) if bottom or right else images
+        if images.ndim != 4 or images.shape[1] != self.in_channels:
+            raise UserError(f"expected images (B, {self.in_channels}, H, W), given {tuple(images.shape)}")
+        self._memory.undo(self.model)
+        return self.sizes.pad(images, self.label)
 
     def layer_of(self, parameter: str) -> int:
-        """timm's own grouping of a parameter."""
+        """The library's own grouping where it has one, else the order in which the network's blocks are run."""
         if not self._layers:
-            raise UserError("timm has no layer groups for this network: leave layer_decay out")
+            raise UserError(f"{self.label} has no layer groups: leave layer_decay out")
         return self._layers[parameter]
 
     def no_decay(self) -> set[str]:
-        """What timm says must not decay."""
-        listed: set[str] = getattr(self.model, "no_weight_decay", set)()
+        """Position tables and tokens."""
+        listed = self._undecayed()
         return {name for name, _ in self.named_parameters() if name.removeprefix("model.") in listed}
 
 
-def _layers(model: Any) -> dict[str, int]:
-    from timm.models import group_parameters
-
-    if not hasattr(model, "group_matcher"):
-        return {}
-    grouped = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
-    return {f"model.{name}": int(layer) for name, layer in grouped.items()}
-
-
-def _create(config: TimmConfig) -> nn.Module:
-    # Imported here: timm takes seconds, which our own backbones needn't pay.
-    import timm
-
-    name = config.architecture
-    if not timm.is_model(name.partition(".")[0]):
-        nearest = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        hint = (
-            f"did you mean {' or '.join(f'timm/{each}' for each in nearest)}?" if nearest else "see timm.list_models()"
-        )
-        raise UserError(f"timm has no architecture {name!r}; {hint}")
-    options: dict[str, Any] = {"num_classes": 0, "in_chans": config.in_channels}
-    if config.drop_path:
-        options["drop_path_rate"] = config.drop_path
-    refusal = ""
-    for any_size in _ANY_SIZE:
-        try:
-            model: nn.Module = timm.create_model(name, pretrained=False, **options, **any_size)
-        except TypeError as error:
-            refusal = str(error)
-            continue
-        if not hasattr(model, "forward_intermediates"):
-            raise UserError(f"timm/{name} can't give its maps: timm has no forward_intermediates for it")
-        return model
-    raise UserError(f"timm/{name} refuses {sorted(options)}: {refusal}")
+def _default(levels: tuple[Level, ...], plain: bool) -> tuple[int, ...]:
+    """Four maps at even distances of a plain network, the last four of a pyramid."""
+    return evenly_spaced(len(levels)) if plain else tuple(range(max(len(levels) - 4, 0), len(levels)))

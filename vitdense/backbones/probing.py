@@ -1,10 +1,12 @@
-"""Measuring what another library's network really gives: strides, channels, and the sizes it takes."""
+"""Measuring what another library's network really gives: strides, channels, the sizes it takes, its layers in order."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vitdense.contracts import Level
 from vitdense.errors import UserError
@@ -13,36 +15,63 @@ Features = Callable[[Tensor], list[Tensor]]
 Size = tuple[int, int]
 
 # Divisible by the strides and windows in use (7, 14, 16, 32).
-_EASY = (224, 224)
+EASY: Size = (224, 224)
 # Sizes that show a network which loses the last rows or columns.
 _ODD = ((65, 97), (94, 127))
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """What pictures must be padded to: a multiple, or the only size that a network takes."""
+
+    multiple: int = 1
+    only: Size | None = None
+
+    def pad(self, images: Tensor, name: str) -> Tensor:
+        """images: (B, C, H, W) -> the same with zeros at the right and bottom."""
+        height, width = images.shape[-2:]
+        if self.only is None:
+            bottom, right = -height % self.multiple, -width % self.multiple
+        else:
+            bottom, right = self.only[0] - height, self.only[1] - width
+            if bottom < 0 or right < 0:
+                raise UserError(
+                    f"{name} was built for pictures of up to {_by(self.only)}, given {_by((height, width))}; give "
+                    "image_size: [H, W] of the largest picture"
+                )
+        return F.pad(images, (0, right, 0, bottom)) if bottom or right else images
+
+
+@dataclass(frozen=True)
 class Measured:
-    """Levels as they come out, the multiple that pictures must be padded to, and a size that is known to work."""
+    """Levels as they come out, the sizes that a network takes, and one that is known to work."""
 
     levels: tuple[Level, ...]
-    multiple: int
+    sizes: Sizes
     size: Size
 
 
-def measure(name: str, features: Features, in_channels: int, native: Size) -> Measured:
-    """Tries a network at several sizes; raises UserError where no padding makes it take any size."""
+def measure(name: str, features: Features, in_channels: int, sizes: tuple[Size, ...], *, only: Size | None) -> Measured:
+    """Tries a network at several sizes; `only` is the one it may be held to where no padding makes it take any."""
     faults: list[str] = []
-    size, maps = _first_that_works(features, in_channels, (_EASY, native), faults)
+    size, maps = _first_that_works(features, in_channels, sizes, faults)
     if maps is None:
-        raise UserError(f"timm runs {name} neither at {_EASY} nor at its own {native}: {faults[-1]}")
+        raise UserError(f"{name} runs at none of {', '.join(map(_by, sizes))}: {faults[-1]}")
     levels = _levels(name, maps, size)
     strides = [level.stride for level in levels]
     smallest, largest = min(strides), max(strides)
-    for multiple in (1, smallest, largest, *_windows(size, native)):
+    for multiple in (1, smallest, largest, 2 * largest, 4 * largest, *_windows(sizes)):
         probes = _ODD if multiple == 1 else _probes(multiple)
         if all(_fits(features, in_channels, probe, levels, faults) for probe in probes):
-            return Measured(levels, multiple, size)
+            return Measured(levels, Sizes(multiple), size)
+    if only is not None:
+        if any(stride % smallest for stride in strides):
+            raise UserError(f"{name} gives strides {strides} at {_by(size)}: give an image_size that its stages divide")
+        return Measured(levels, Sizes(only=size), size)
     raise UserError(
-        f"{name} takes pictures of {native[0]} x {native[1]} only ({faults[-1]}), and maps are promised for any size; "
-        "a network with relative or resizable positions works, such as timm/vit_*, timm/swin_*, timm/convnext_*"
+        f"{name} takes pictures of {_by(size)} only ({faults[-1]}), and maps are promised for any size; give "
+        "image_size: [H, W] of your largest picture, which all are then padded to, or take a network with relative or "
+        "resizable positions, such as timm/vit_*, timm/swin_*, timm/convnext_*"
     )
 
 
@@ -60,8 +89,111 @@ def saved_for_backward(features: Features, images: Tensor) -> int:
     return kept
 
 
-def _windows(*sizes: Size) -> list[int]:
-    return sorted({size[0] for size in sizes if size[0] == size[1]})
+@torch.no_grad()
+def layers_in_order(model: nn.Module, run: Callable[[], object], *, nested: bool) -> dict[str, int]:
+    """Each parameter's layer, counted in the order in which one run enters them: 0 for what comes before all blocks.
+
+    A block is an entry of a list of modules; with `nested`, an entry of a list within one, as in a pyramid's stages.
+    """
+    entered: list[str] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, name=name: entered.append(name))
+        for name, module in model.named_modules()
+    ]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    owners = {name: _owner(name, frozenset(entered)) for name, _ in model.named_parameters()}
+    numbers: dict[str, int] = {}
+    layers: dict[str, int] = {}
+    count, previous = -1, None
+    for module in dict.fromkeys(entered):
+        if module not in owners.values():
+            continue
+        block = _block(model, module, 2 if nested else 1)
+        if block != previous and (not block or block not in numbers):
+            count += 1
+            numbers[block] = count
+        layers[module], previous = numbers[block], block
+    return {name: layers.get(owner, 0) for name, owner in owners.items()}
+
+
+def _block(model: nn.Module, path: str, most: int) -> str:
+    """The path of the block around a module, at most so many lists deep; "" where there is none."""
+    parts, found = path.split("."), [""]
+    for i in range(1, len(parts) + 1):
+        if len(found) > most:
+            break
+        container = model.get_submodule(".".join(parts[: i - 1]))
+        alike = isinstance(container, nn.Sequential) and len({type(entry) for entry in container}) == 1
+        if isinstance(container, nn.ModuleList) or alike:
+            found.append(".".join(parts[:i]))
+    return found[-1]
+
+
+def _owner(parameter: str, entered: frozenset[str]) -> str:
+    """The innermost module around a parameter that was entered; "" is the whole network, which may be run in parts."""
+    module = parameter.rpartition(".")[0]
+    while module and module not in entered:
+        module = module.rpartition(".")[0]
+    return module
+
+
+class Memory:
+    """What a network must not remember: plain values that its runs change, such as a window that was once cut short.
+
+    transformers' Swin keeps the window and the shift of the smallest picture it has seen, so that what it gives would
+    depend on what it was given before.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.made_with = _plain_values(model)
+        self.changing: set[tuple[str, str]] = set()
+
+    def watch(self, model: nn.Module) -> None:
+        """Notes what has changed since the network was made, and undoes it."""
+        now = _plain_values(model)
+        self.changing |= {key for key, value in self.made_with.items() if now.get(key, value) != value}
+        self.undo(model)
+
+    def undo(self, model: nn.Module) -> None:
+        """Puts back what is known to change."""
+        for module, name in self.changing:
+            setattr(model.get_submodule(module), name, self.made_with[module, name])
+
+
+def _plain_values(model: nn.Module) -> dict[tuple[str, str], object]:
+    return {
+        (path, name): value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, int | float | tuple) and name != "training"
+    }
+
+
+def tables_and_tokens(model: nn.Module) -> set[str]:
+    """Parameters of two or more dimensions that are no weights of a product: position tables, class tokens, ..."""
+    embeddings = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if name in embeddings or (parameter.ndim > 1 and not re.search(r"(?:weight|bias|proj|kernel)$", name))
+    }
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, on one line."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _by(size: Iterable[int]) -> str:
+    return " x ".join(map(str, size))
+
+
+def _windows(sizes: Iterable[Size]) -> list[int]:
+    return sorted({height for height, width in sizes if height == width})
 
 
 def _probes(multiple: int) -> tuple[Size, ...]:
@@ -81,11 +213,11 @@ def _first_that_works(
 
 @torch.no_grad()
 def _attempt(features: Features, in_channels: int, size: Size, faults: list[str]) -> list[Tensor] | None:
-    """The maps, or None where the network refuses; timm refuses by all of these errors."""
+    """The maps, or None where the network refuses; libraries refuse by all of these errors."""
     try:
         return features(torch.zeros(1, in_channels, *size))
-    except (AssertionError, RuntimeError, ValueError, IndexError) as error:
-        faults.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
+    except (AssertionError, RuntimeError, ValueError, IndexError, TypeError) as error:
+        faults.append(first_line(error))
         return None
 
 
@@ -93,7 +225,7 @@ def _levels(name: str, maps: list[Tensor], size: Size) -> tuple[Level, ...]:
     levels = []
     for each in maps:
         if each.ndim != 4 or size[0] % each.shape[2] or size[0] // each.shape[2] * each.shape[3] != size[1]:
-            raise UserError(f"{name} gives {tuple(each.shape)} for a picture of {size}: not a map of one whole stride")
+            raise UserError(f"{name} gives {tuple(each.shape)} for a picture of {_by(size)}: not a map of one whole stride")
         levels.append(Level(each.shape[1], size[0] // each.shape[2]))
     return tuple(levels)
 
@@ -105,5 +237,5 @@ def _fits(features: Features, in_channels: int, size: Size, levels: tuple[Level,
     given = [tuple(each.shape[1:]) for each in maps]
     promised = [(level.channels, -(-size[0] // level.stride), -(-size[1] // level.stride)) for level in levels]
     if given != promised:
-        faults.append(f"a picture of {size} gives {given}")
+        faults.append(f"a picture of {_by(size)} gives {given}")
     return given == promised

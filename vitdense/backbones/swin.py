@@ -13,6 +13,8 @@ from vitdense.layers.embed import STEMS, Stem, pad_rows_and_columns
 from vitdense.layers.mlp import Mlp
 from vitdense.layers.window import WindowAttention, WindowOrder
 
+_UNDECAYED = {"relative_position_bias_table", "cpb_mlp", "logit_scale"}
+
 
 @BACKBONES.register("swin_nano", embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))
 @BACKBONES.register("swin_tiny", embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24))
@@ -219,5 +221,5 @@ class Swin(Backbone):
         return {name for name, _ in self.named_parameters() if name.startswith((*stages, *norms))}
 
     def no_decay(self) -> set[str]:
-        """The tables of position biases."""
-        return {name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table")}
+        """What makes the biases of positions, and the scales of Swin v2's logits."""
+        return {name for name, _ in self.named_parameters() if any(part in _UNDECAYED for part in name.split(".")[-3:])}

@@ -91,9 +91,9 @@ class Block(nn.Module):
         out: Tensor = self.attn(tokens, around)
         return out
 
-    def survey(self, grid: Grid, device: torch.device) -> Surroundings:
+    def survey(self, grid: Grid, tokens: Tensor) -> Surroundings:
         """What `forward` needs to know about a grid, the same for all blocks of a kind."""
-        return self.attn.survey(grid, device)
+        return self.attn.survey(grid, tokens)
 
 
 class WindowedBlock(Block):
@@ -114,9 +114,9 @@ class WindowedBlock(Block):
         maps = merge(windows, self.window, *padded)
         return crop_rows_and_columns(maps, height, width).flatten(1, 2)  # (B, h * w, C)
 
-    def survey(self, grid: Grid, device: torch.device) -> Surroundings:
+    def survey(self, grid: Grid, tokens: Tensor) -> Surroundings:
         """The tables are those of a window, the grid is the picture's."""
-        return Surroundings(grid, self.attn.survey((self.window, self.window), device).tables)
+        return Surroundings(grid, self.attn.survey((self.window, self.window), tokens).tables)
 
 
 def run(block: nn.Module, *inputs: Any) -> Tensor:

@@ -82,17 +82,15 @@ class CosineWindowAttention(nn.Module):
         qkv = torch.unflatten(self._project(windows), -1, (3, self.num_heads, -1))  # (B * windows, N, 3, heads, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B * windows, heads, N, d) each
         scale = self.logit_scale.clamp(max=LARGEST_SCALE).exp()
-        q, k = F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1)
-        # masked_attention divides by the root of d, as everybody else needs.
-        q = (q * q.shape[-1] ** 0.5).to(v.dtype)
+        q, k = (F.normalize(q, dim=-1) * scale).to(v.dtype), F.normalize(k, dim=-1).to(v.dtype)
         bias = self._bias(windows)  # (heads, N, N)
         if shift == (0, 0):
-            mixed = masked_attention(q, k.to(v.dtype), v, bias[None])
+            mixed = masked_attention(q, k, v, bias[None], scale=1.0)
         else:
             # Windows stand beside the heads, so that one bias serves the whole batch.
             bias = self._masked(bias, size, shift).flatten(0, 1)[None]  # (1, windows * heads, N, N)
-            beside = [torch.unflatten(each, 0, (batch, -1)).flatten(1, 2) for each in (q, k.to(v.dtype), v)]
-            mixed = masked_attention(*beside, bias)  # (B, windows * heads, N, d)
+            q, k, v = (torch.unflatten(each, 0, (batch, -1)).flatten(1, 2) for each in (q, k, v))
+            mixed = masked_attention(q, k, v, bias, scale=1.0)  # (B, windows * heads, N, d)
             mixed = torch.unflatten(mixed, 1, (-1, self.num_heads)).flatten(0, 1)  # (B * windows, heads, N, d)
         out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))  # (B * windows, N, C)
         return out

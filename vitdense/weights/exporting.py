@@ -98,10 +98,13 @@ def _unsaid(config: BackboneConfig, export: Export) -> list[str]:
     """The options of a backbone that a dialect's files can't hold."""
     faults = []
     for name, field in type(config).model_fields.items():
-        if name in export.says or name in _NEUTRAL:
-            continue
-        theirs: Any = export.fixed.get(name, field.default)
         ours = getattr(config, name)
-        if ours != theirs:
-            faults.append(f"has {name} {theirs!r}, and here it is {ours!r}")
+        if name in export.needs and not ours:
+            faults.append(f"needs {name}")
+        if name in export.says | export.needs | _NEUTRAL:
+            continue
+        fixed: Any = export.fixed.get(name, field.default)
+        theirs = sorted(fixed, key=str) if isinstance(fixed, frozenset) else [fixed]
+        if ours not in theirs:
+            faults.append(f"has {name} {' or '.join(map(repr, theirs))}, and here it is {ours!r}")
     return faults or export.refuses(config.model_dump())

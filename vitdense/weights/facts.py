@@ -10,6 +10,11 @@ from vitdense.weights.contents import Checkpoint
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
+# How publishers resize their tables of positions for pictures of another size.
+BICUBIC = {"position_interpolation": "bicubic", "position_antialias": False, "position_offset": 0.0}
+ANTIALIASED = {**BICUBIC, "position_antialias": True}
+BILINEAR = {**ANTIALIASED, "position_interpolation": "bilinear"}
+
 # transformers' names of activations, and ours.
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -20,6 +25,15 @@ ACTIVATIONS = {
     "swish": "silu",
 }
 
+TO_TRANSFORMERS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu", "silu": "silu"}
+
+
+def resized_otherwise(options: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    """A note for those whose positions another library resizes as `there`, and not as `options` say."""
+    if all(options[name] == value for name, value in there.items()):
+        return []
+    return [f"positions are resized in another way there, for pictures of another size than {options['image_size']}"]
+
 
 def timm_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     """Pixel statistics and the number of heads from timm's config.json, whichever of its two forms it has."""
@@ -28,16 +42,18 @@ def timm_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     return facts | _heads(checkpoint.config.get("model_args", {}).get("num_heads"))
 
 
-def transformers_facts(checkpoint: Checkpoint, *, layer_norm_eps: float) -> dict[str, Any]:
-    """What transformers' files say; where they don't, `layer_norm_eps` is the default of its class."""
+def transformers_facts(
+    checkpoint: Checkpoint, *, layer_norm_eps: float, activation: str | None = "gelu"
+) -> dict[str, Any]:
+    """What transformers' files say; where they don't, the others are the defaults of its class."""
     config = checkpoint.config
-    activation = config.get("hidden_act", "gelu")
-    if activation not in ACTIVATIONS:
-        raise WeightsError(f"{checkpoint.source} has hidden_act {activation!r}; known here: {', '.join(ACTIVATIONS)}")
-    facts: dict[str, Any] = {
-        "layer_norm_eps": float(config.get("layer_norm_eps", layer_norm_eps)),
-        "activation": ACTIVATIONS[activation],
-    }
+    facts: dict[str, Any] = {"layer_norm_eps": float(config.get("layer_norm_eps", layer_norm_eps))}
+    activation = config.get("hidden_act", activation)
+    if activation is not None:
+        if activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise WeightsError(f"{checkpoint.source} has hidden_act {activation!r}; known here: {known}")
+        facts["activation"] = ACTIVATIONS[activation]
     for name in ("mean", "std"):
         if f"image_{name}" in checkpoint.preprocessor:
             facts[name] = tuple(checkpoint.preprocessor[f"image_{name}"])

@@ -44,6 +44,7 @@ def fit(weights: Weights, backbone: Backbone) -> Fitting:
     wanted = backbone.state_dict()
     fitting = Fitting(dict(weights.state), wanted, options, list(weights.left_out))
     _position_rows(fitting)
+    _absent_biases(fitting)
     for key, tensor in list(fitting.state.items()):
         if key in wanted and tensor.shape != wanted[key].shape:
             _reshape(fitting, key, tensor, wanted[key])
@@ -131,6 +132,16 @@ def _leave_out(fitting: Fitting, keys: list[str]) -> None:
     for key in keys:
         del fitting.state[key]
         fitting.left_out.append(key)
+
+
+def _absent_biases(fitting: Fitting) -> None:
+    """Biases that no block of theirs has are zeros here, as of timm's DINOv3, where none was learned."""
+    ours = [key for key in fitting.wanted if key.endswith((".attn.q_bias", ".attn.v_bias"))]
+    theirs = [key for key in fitting.state if key.endswith((".attn.q_bias", ".attn.v_bias", ".attn.qkv.bias"))]
+    if not theirs:
+        for key in ours:
+            fitting.state[key] = torch.zeros_like(fitting.wanted[key])
+            fitting.adapted.append(key)
 
 
 def _output_norms(fitting: Fitting) -> None:

@@ -19,6 +19,7 @@ from vitdense.weights.pickles import read_checkpoint, read_pickled_arrays
 
 WHOLE = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SETTINGS = ("config.json", "preprocessor_config.json", "open_clip_config.json")
 HUBS = ("hf/", "timm/")
 # What trainers put the tensors into. Averaged weights and teachers come first: they are what is evaluated.
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "params_ema", "teacher", "target_encoder")
@@ -81,6 +82,11 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], str]:
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path} is refused: it is damaged, or holds more than tensors and plain values") from error
     except DAMAGED as error:
+        if "TorchScript" in str(error):
+            raise WeightsError(
+                f"{path} is a TorchScript archive, which can run code, and is not opened; if you trust it, make a "
+                f"file of its tensors: torch.save(torch.jit.load({path.name!r}).state_dict(), 'tensors.pt')"
+            ) from error
         raise WeightsError(f"{path} can't be read as a checkpoint: {error}") from error
     return unwrap(content, str(path))
 
@@ -108,8 +114,10 @@ def _shards(index: Path) -> list[str]:
 def _settings(folder: Path | None) -> dict[str, Mapping[str, Any]]:
     if folder is None:
         return {}
-    files = {"config": folder / "config.json", "preprocessor": folder / "preprocessor_config.json"}
-    return {key: _read_json(path) for key, path in files.items() if path.is_file()}
+    found = {name: _read_json(folder / name) for name in SETTINGS if (folder / name).is_file()}
+    # What open_clip says stands under names that transformers doesn't use.
+    config = found.get("config.json", {}) | found.get("open_clip_config.json", {})
+    return {"config": config, "preprocessor": found.get("preprocessor_config.json", {})}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -137,7 +145,7 @@ def _download(name: str) -> Path:
             return None
 
     try:
-        for file in ("config.json", "preprocessor_config.json"):
+        for file in SETTINGS:
             fetch(file)
         for file in WHOLE + SHARDED:
             path = fetch(file)

@@ -27,7 +27,7 @@ def read_weights(source: Source, config: BackboneConfig) -> Weights:
     dialect, root = detect(checkpoint.state, DIALECTS, checkpoint.source)
     done, left_out = dialect.convert(checkpoint.state, root)
     _refuse_broken(done.state, checkpoint.source)
-    options = dialect.options(checkpoint, done.state) | _stored_size(done.state)
+    options = _stored_size(done.state) | dialect.options(checkpoint, done.state)
     _same_heads(options.pop("num_heads", None), config, checkpoint.source)
     known = type(config).model_fields
     if "activation" not in known and options.get("activation", "gelu") != "gelu":

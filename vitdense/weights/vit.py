@@ -61,11 +61,11 @@ TORCHVISION = (
 )
 
 # JAX keeps kernels as (in, out), with the heads apart: (in, heads, d) for q, k and v, (heads, d, out) behind them.
-_conv = Change(lambda kernel: kernel.permute(3, 2, 0, 1))
-_linear = Change(lambda kernel: kernel.mT)
-_to_heads = Change(lambda kernel: kernel.flatten(1).mT)
-_from_heads = Change(lambda kernel: kernel.flatten(0, 1).mT)
-_bias_of_heads = Change(torch.Tensor.flatten)
+jax_conv = Change(lambda kernel: kernel.permute(3, 2, 0, 1))
+jax_linear = Change(lambda kernel: kernel.mT)
+jax_to_heads = Change(lambda kernel: kernel.flatten(1).mT)
+jax_from_heads = Change(lambda kernel: kernel.flatten(0, 1).mT)
+jax_bias_of_heads = Change(torch.Tensor.flatten)
 
 
 def _attention(name: str, k: int) -> tuple[Row, Row]:
@@ -73,8 +73,8 @@ def _attention(name: str, k: int) -> tuple[Row, Row]:
     keys = tuple(f"{_BLOCK}/MultiHeadDotProductAttention_{n}/{name}" for n in (1, 0))
     qkv = "blocks.{i}.attn.qkv"
     return (
-        Row(tuple(f"{key}/kernel" for key in keys), f"{qkv}.weight", part=(k, 3), change=_to_heads),
-        Row(tuple(f"{key}/bias" for key in keys), f"{qkv}.bias", part=(k, 3), change=_bias_of_heads),
+        Row(tuple(f"{key}/kernel" for key in keys), f"{qkv}.weight", part=(k, 3), change=jax_to_heads),
+        Row(tuple(f"{key}/bias" for key in keys), f"{qkv}.bias", part=(k, 3), change=jax_bias_of_heads),
     )
 
 
@@ -84,16 +84,16 @@ _MLP = tuple(f"{_BLOCK}/MlpBlock_{n}/Dense_" for n in (3, 0))
 JAX = (
     Row("cls", "cls_token"),
     Row(("Transformer/posembed_input/pos_embedding", "pos_embedding"), "pos_embed"),
-    Row("embedding/kernel", "patch_embed.proj.weight", change=_conv),
+    Row("embedding/kernel", "patch_embed.proj.weight", change=jax_conv),
     Row("embedding/bias", "patch_embed.proj.bias"),
     Row(f"{_BLOCK}/LayerNorm_0/scale", "blocks.{i}.norm1.weight"),
     Row(f"{_BLOCK}/LayerNorm_0/bias", "blocks.{i}.norm1.bias"),
     *(row for k, name in enumerate(("query", "key", "value")) for row in _attention(name, k)),
-    Row(tuple(f"{key}/kernel" for key in _OUT), "blocks.{i}.attn.proj.weight", change=_from_heads),
+    Row(tuple(f"{key}/kernel" for key in _OUT), "blocks.{i}.attn.proj.weight", change=jax_from_heads),
     Row(tuple(f"{key}/bias" for key in _OUT), "blocks.{i}.attn.proj.bias"),
     Row((f"{_BLOCK}/LayerNorm_2/scale", f"{_BLOCK}/LayerNorm_1/scale"), "blocks.{i}.norm2.weight"),
     Row((f"{_BLOCK}/LayerNorm_2/bias", f"{_BLOCK}/LayerNorm_1/bias"), "blocks.{i}.norm2.bias"),
-    Row(tuple(key + "{j}/kernel" for key in _MLP), "blocks.{i}.mlp.fc{j+1}.weight", change=_linear),
+    Row(tuple(key + "{j}/kernel" for key in _MLP), "blocks.{i}.mlp.fc{j+1}.weight", change=jax_linear),
     Row(tuple(key + "{j}/bias" for key in _MLP), "blocks.{i}.mlp.fc{j+1}.bias"),
     Row("Transformer/encoder_norm/scale", "norm.weight"),
     Row("Transformer/encoder_norm/bias", "norm.bias"),
@@ -115,7 +115,9 @@ def _deit(checkpoint: Checkpoint, _: State) -> dict[str, Any]:
 
 def _transformers(checkpoint: Checkpoint, _: State) -> dict[str, Any]:
     facts = transformers_facts(checkpoint, layer_norm_eps=1e-12)
-    return {**facts, "position_interpolation": "bicubic", "position_antialias": False}
+    # DPT, whose neck stands beside the backbone, resizes positions in another way than ViT.
+    depth = any(key.startswith("neck.reassemble_stage.") for key in checkpoint.state)
+    return {**facts, "position_interpolation": "bilinear" if depth else "bicubic", "position_antialias": False}
 
 
 def _torchvision(_: Checkpoint, __: State) -> dict[str, Any]:

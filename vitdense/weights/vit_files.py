@@ -84,7 +84,7 @@ def _record(backbone: Backbone, options: dict[str, Any], name: str, arguments: d
     return timm_record(backbone, architecture=name, model_args=arguments, size=options["image_size"], classifier="head")
 
 
-def _rows_for_registers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def rows_for_registers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """timm's table has a row for every token before the patches; ours for registers are zero."""
     if "reg_token" not in state or "pos_embed" not in state:
         return state
@@ -151,7 +151,7 @@ TIMM_VIT = Export(
     _timm_files,
     says=_SHAPE | _TOKENS | _LAYERS,
     refuses=_timm_refuses,
-    finish=_rows_for_registers,
+    finish=rows_for_registers,
     notes=_timm_notes,
 )
 TIMM_DEIT = Export(

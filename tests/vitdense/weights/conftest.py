@@ -1,11 +1,12 @@
 """What the parity tests share: weights that carry a signal, and the road from a peer's state to our backbone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vitdense.contracts import BACKBONES, Backbone
 from vitdense.weights import load_weights, read_weights
@@ -50,3 +51,27 @@ def picture() -> Callable[..., Tensor]:
         return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(7))
 
     return draw
+
+
+@pytest.fixture
+def padded() -> Callable[[Tensor, int], Tensor]:
+    """A picture with zeros at the right and bottom, for references that floor sizes or refuse them."""
+
+    def pad(images: Tensor, patch: int) -> Tensor:
+        height, width = images.shape[2:]
+        return F.pad(images, (0, -width % patch, 0, -height % patch))
+
+    return pad
+
+
+@pytest.fixture
+def apart() -> Callable[[Sequence[Tensor], Sequence[Tensor]], float]:
+    """The largest difference of two lists of tensors, in units of the reference's mean size where that is above one."""
+
+    def largest(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+        assert [a.shape for a in ours] == [b.shape for b in theirs]
+        assert [a.dtype for a in ours] == [b.dtype for b in theirs]
+        assert min(float(b.abs().mean()) for b in theirs) > 0.1, "the reference carries no signal"
+        return max(float((a - b).abs().max() / b.abs().mean().clamp(min=1)) for a, b in zip(ours, theirs, strict=True))
+
+    return largest

@@ -1,0 +1,221 @@
+"""Backbones that transformers builds, under names `hf/<model type>`, `hf/<repo>` or `hf/<folder>`."""
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vitdense.backbones.external import Converted, ExternalBackbone, ExternalConfig, Statistics
+from vitdense.backbones.hf_network import (
+    build_network,
+    facts_for,
+    gives_maps,
+    is_folder,
+    is_model_type,
+    load_network,
+    network_config,
+)
+from vitdense.backbones.hf_states import Layout, lay_out, touched_pictures
+from vitdense.backbones.options import IMAGENET_MEAN, IMAGENET_STD
+from vitdense.backbones.probing import Size, first_line
+from vitdense.contracts import BACKBONES
+from vitdense.errors import UserError, WeightsError
+
+
+@BACKBONES.register_family("hf")
+class HfConfig(ExternalConfig):
+    """`architecture` is a model type with its default config, a repository of the hub, or a folder with a config.json.
+
+    `out_indices` count the blocks of a plain network, and the strides of a pyramid, whose last map of each counts.
+    """
+
+    library: ClassVar[str] = "hf"
+
+    def build(self) -> "HfBackbone":
+        """transformers' network with fresh weights."""
+        return HfBackbone(self)
+
+    def locate(self, source: str) -> Any:
+        """ "default" is the folder or the repository of the name."""
+        if source != "default":
+            return source
+        if is_folder(self.architecture):
+            return Path(self.architecture).expanduser()
+        if is_model_type(self.architecture):
+            raise UserError(
+                f"{self.label} is a kind of network, not published weights: give hf/<owner>/<repo>, or weights=<folder>"
+            )
+        return self.label
+
+    def convert(self, state: Mapping[str, Tensor], facts: Mapping[str, Any], source: str) -> Converted:
+        """Through transformers' own loader: names of old and new versions, of bare and whole models."""
+        options = _statistics(facts)
+        config = self
+        if is_model_type(self.architecture) and not self.config and (adopted := facts_for(self, facts)):
+            options["config"] = adopted
+            config = self.model_copy(update={"config": adopted})
+        left_out: tuple[str, ...] = ()
+        if "backbone_config" in facts:
+            left_out = tuple(key for key in state if not key.startswith("backbone."))
+            state = {k.removeprefix("backbone."): tensor for k, tensor in state.items() if k not in left_out}
+        network, missing, unplaced = load_network(_with_inputs_of(config, state), state)
+        fresh = {key for key in missing if "hidden_states_norms." in key or key.endswith("num_batches_tracked")}
+        if missing - fresh:
+            shown = ", ".join(sorted(missing - fresh)[:6])
+            raise WeightsError(f"these weights lack {len(missing - fresh)} of {self.label}'s keys: {shown}")
+        return Converted(network.state_dict(), options, (*left_out, *sorted(unplaced)), tuple(sorted(fresh)))
+
+
+class HfBackbone(ExternalBackbone):
+    """A network of transformers: the maps of AutoBackbone's classes, or the hidden states of AutoModel's.
+
+    The maps of a plain network are normed by what makes `last_hidden_state` from its last hidden state. `embed` is
+    `pooler_output` where the network has one of vision (not BERT's), else the first prefix token, else the mean of the
+    last map. transformers runs all blocks, whatever `out_indices` asks for.
+    """
+
+    def __init__(self, config: HfConfig) -> None:
+        theirs = network_config(config)
+        size = getattr(theirs, "image_size", None)
+        native = (size, size) if isinstance(size, int) else None if size is None else (size[0], size[1])
+        model = build_network(config)
+        super().__init__(config, model, native=native, statistics=_published_statistics(config.architecture))
+        if self.norm_maps and self._norm is None:
+            raise UserError(f"{self.label} has no final norm for its maps: leave norm_maps out")
+
+    @torch.no_grad()
+    def _prepare(self, tried: tuple[Size, ...]) -> None:
+        takes = inspect.signature(self.model.forward).parameters
+        self._patch = self.model.config.patch_size if "spatial_shapes" in takes else None
+        self._maps_given = gives_maps(self.model)
+        self._options = {} if self._maps_given else {"output_hidden_states": True}
+        if "interpolate_pos_encoding" in takes:
+            self._options["interpolate_pos_encoding"] = True
+        outputs, size = self._first_run(tried)
+        states, last = self._states(outputs), outputs.get("last_hidden_state")
+        layouts = lay_out(self.label, [*states, *([] if last is None else [last])], size)
+        self._layouts, self._last_layout = layouts[: len(states)], layouts[-1]
+        strides = [layout.stride for layout in self._layouts]
+        stages = list(self.model.out_features) if self._maps_given else ["stem", *[""] * (len(states) - 1)]
+        if len(set(strides)) == 1:
+            self._picks = [i for i, stage in enumerate(stages) if stage != "stem"]
+        else:
+            self._picks = [i for i, s in enumerate(strides) if s > 1 and s not in strides[i + 1 :]]
+        plain = len(set(strides)) == 1 and states[-1].ndim == 3 and last is not None
+        self._norm = _final_norm(self.model, states[-1], last) if plain else None
+
+    def _has_norm(self, plain: bool) -> bool:
+        return self._norm is not None
+
+    def _first_run(self, tried: tuple[Size, ...]) -> tuple[Any, Size]:
+        fault = ""
+        for size in tried:
+            try:
+                return self._run(touched_pictures(self.in_channels, size)), size
+            except (AssertionError, RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+                fault = first_line(error)
+        raise UserError(f"{self.label} runs at none of {tried}: {fault}")
+
+    def _run(self, images: Tensor) -> Any:
+        if self._patch is None:
+            return self.model(images, **self._options)
+        return self.model(**_naflex(images, self._patch), **self._options)
+
+    def _states(self, outputs: Any) -> list[Tensor]:
+        if self._maps_given:
+            return list(outputs.feature_maps)
+        states = outputs.get("reshaped_hidden_states") or outputs.get("hidden_states")
+        if not states:
+            raise UserError(f"{self.label} gives no hidden states")
+        return list(states)
+
+    def _maps(self, images: Tensor, indices: tuple[int, ...] | None, norm: bool) -> list[Tensor]:
+        states, size = self._states(self._run(images)), images.shape[-2:]
+        maps = []
+        for pick in self._picks if indices is None else [self._picks[i] for i in indices]:
+            state = self._norm(states[pick]) if norm and self._norm is not None else states[pick]
+            maps.append(self._layouts[pick].patches(state, size).permute(0, 3, 1, 2))  # (B, C, h, w)
+        return maps
+
+    def _last(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self._last_of(self._run(images), images.shape[-2:])
+
+    def _last_of(self, outputs: Any, size: Size) -> tuple[Tensor, Tensor]:
+        last = outputs.get("last_hidden_state")
+        if last is None:
+            last = self._states(outputs)[-1]
+        return self._last_layout.prefix(last), self._last_layout.patches(last, size)
+
+    def _vector(self, images: Tensor) -> Tensor:
+        outputs = self._run(images)
+        pooled: Tensor | None = outputs.get("pooler_output")
+        if pooled is not None:
+            return pooled.flatten(1)  # (B, C, 1, 1) of convolutional networks -> (B, C)
+        prefix, patches = self._last_of(outputs, images.shape[-2:])
+        return prefix[:, 0] if prefix.shape[1] else patches.mean(dim=(1, 2))
+
+    def _enable_recompute(self) -> None:
+        if not self.model.supports_gradient_checkpointing:
+            raise UserError(f"{self.label} can't recompute: transformers has no gradient checkpointing for it")
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def _naflex(images: Tensor, patch: int) -> dict[str, Tensor]:
+    """images: (B, C, H, W) -> what SigLIP 2 takes: patches (B, h * w, patch * patch * C), all of them to be seen."""
+    batch, channels, height, width = images.shape
+    rows, columns = height // patch, width // patch
+    patches = images.reshape(batch, channels, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
+    patches = patches.reshape(batch, rows * columns, -1)
+    return {
+        "pixel_values": patches,
+        "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.long, device=images.device),
+        "spatial_shapes": torch.tensor([[rows, columns]] * batch, device=images.device),
+    }
+
+
+def _final_norm(model: nn.Module, raw: Tensor, last: Tensor) -> nn.Module | None:
+    """The norm that makes `last` of `raw`; where the network leaves its patches unnormed, the one named for that."""
+    norms = [
+        (name, module)
+        for name, module in model.named_modules()
+        if name.count(".") < 2 and getattr(module, "weight", None) is not None and module.weight.shape == raw.shape[-1:]
+    ]
+    for _, module in norms:
+        if torch.allclose(module(raw), last, atol=1e-5):
+            return module
+    unused = torch.equal(raw, last)
+    return next((module for name, module in norms if unused and name.endswith("post_layernorm")), None)
+
+
+def _with_inputs_of(config: HfConfig, state: Mapping[str, Tensor]) -> HfConfig:
+    """For as many channels as the checkpoint's first kernel has, so that it is adapted afterwards and not dropped."""
+    kernels = [tensor for tensor in state.values() if tensor.ndim == 4 and tensor.shape[2] > 1]
+    inputs = {kernel.shape[1] for kernel in kernels[:1]}
+    return config.model_copy(update={"in_channels": 3}) if inputs == {3} else config
+
+
+def _published_statistics(name: str) -> Statistics:
+    """Of the preprocessor_config.json beside the config; model types have none that holds for all their weights."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = "preprocessor_config.json"
+    path: Any = None
+    if is_folder(name):
+        path = Path(name).expanduser() / file
+    elif not is_model_type(name):
+        path = try_to_load_from_cache(name, file)
+    if isinstance(path, str | Path) and Path(path).is_file():
+        found = _statistics(json.loads(Path(path).read_text(encoding="utf-8")))
+        if found:
+            return found["mean"], found["std"]
+    return IMAGENET_MEAN, IMAGENET_STD
+
+
+def _statistics(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean and std that a preprocessor's file states."""
+    mean, std = facts.get("image_mean"), facts.get("image_std")
+    return {} if mean is None or std is None else {"mean": tuple(mean), "std": tuple(std)}
