@@ -81,7 +81,9 @@ class ExternalBackbone(Backbone):
 
     sizes: Sizes
 
-    def __init__(self, config: ExternalConfig, model: nn.Module, *, native: Size | None, statistics: Statistics) -> None:
+    def __init__(
+        self, config: ExternalConfig, model: nn.Module, *, native: Size | None, statistics: Statistics
+    ) -> None:
         super().__init__()
         self.label, self.in_channels = config.label, config.in_channels
         if config.frozen_stages:
@@ -98,7 +100,9 @@ class ExternalBackbone(Backbone):
         plain = len({level.stride for level in every.levels}) == 1
         self.out_indices = resolve_out_indices(config.out_indices, len(every.levels), _default(every.levels, plain))
         self.norm_maps = self._has_norm(plain) if config.norm_maps is None else config.norm_maps
-        chosen = measure(self.label, self._probe(self.out_indices, norm=self.norm_maps), config.in_channels, tried, only=only)
+        chosen = measure(
+            self.label, self._probe(self.out_indices, norm=self.norm_maps), config.in_channels, tried, only=only
+        )
         self.levels, self.sizes = chosen.levels, chosen.sizes
         self._measure_last(chosen)
         if config.grad_checkpointing:

@@ -20,7 +20,15 @@ from vitdense.errors import UserError, WeightsError
 _PARTS = ("backbone_config", "vision_config")
 # What the config of a network derives from its other fields, or says of whole models only.
 _DERIVED = {"stage_names", "out_features", "out_indices", "_out_features", "_out_indices"}
-_HOUSEKEEPING = _DERIVED | {"architectures", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id", "_name_or_path"}
+_HOUSEKEEPING = _DERIVED | {
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "id2label",
+    "label2id",
+    "_name_or_path",
+}
 _CHANNELS = ("num_channels", "in_channels", "in_chans")
 
 
@@ -119,19 +127,27 @@ def load_network(config: ExternalConfig, state: Mapping[str, Tensor]) -> tuple[n
     kind = network_class(config, theirs)
     with _silence():
         network, found = kind.from_pretrained(
-            None, config=theirs, state_dict=dict(state), dtype=torch.float32, output_loading_info=True,
+            None,
+            config=theirs,
+            state_dict=dict(state),
+            dtype=torch.float32,
+            output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
     if found["mismatched_keys"]:
         shown = "; ".join(f"{key} {tuple(a)} for {tuple(b)}" for key, a, b in sorted(found["mismatched_keys"])[:6])
-        raise WeightsError(f"{len(found['mismatched_keys'])} tensors are of another shape than {config.label}'s: {shown}")
+        raise WeightsError(
+            f"{len(found['mismatched_keys'])} tensors are of another shape than {config.label}'s: {shown}"
+        )
     network = _made(network)
     own = set(network.state_dict())
     shapes = {_without_numbers(key) for key in own}
     prefix = f"{kind.base_model_prefix}."
     extra = sorted(k for k in found["unexpected_keys"] if _without_numbers(k.removeprefix(prefix)) in shapes)
     if extra:
-        raise WeightsError(f"{config.label} is smaller than the network of these weights, which has {', '.join(extra[:6])}")
+        raise WeightsError(
+            f"{config.label} is smaller than the network of these weights, which has {', '.join(extra[:6])}"
+        )
     return network, set(found["missing_keys"]) & own, set(found["unexpected_keys"])
 
 
@@ -151,10 +167,16 @@ def _whole_config(name: str) -> Any:
         try:
             return CONFIG_MAPPING[name]()
         except (TypeError, ValueError) as error:
-            raise UserError(f"hf/{name} has no default config ({first_line(error)}); give a repository or folder") from error
+            raise UserError(
+                f"hf/{name} has no default config ({first_line(error)}); give a repository or folder"
+            ) from error
     if not is_folder(name) and "/" not in name:
         nearest = difflib.get_close_matches(name, CONFIG_MAPPING, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(f'hf/{each}' for each in nearest)}?" if nearest else "a repository is owner/name"
+        hint = (
+            f"did you mean {' or '.join(f'hf/{each}' for each in nearest)}?"
+            if nearest
+            else "a repository is owner/name"
+        )
         raise UserError(f"transformers has no model type {name!r}; {hint}")
     try:
         with _silence():

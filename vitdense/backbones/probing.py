@@ -225,7 +225,9 @@ def _levels(name: str, maps: list[Tensor], size: Size) -> tuple[Level, ...]:
     levels = []
     for each in maps:
         if each.ndim != 4 or size[0] % each.shape[2] or size[0] // each.shape[2] * each.shape[3] != size[1]:
-            raise UserError(f"{name} gives {tuple(each.shape)} for a picture of {_by(size)}: not a map of one whole stride")
+            raise UserError(
+                f"{name} gives {tuple(each.shape)} for a picture of {_by(size)}: not a map of one whole stride"
+            )
         levels.append(Level(each.shape[1], size[0] // each.shape[2]))
     return tuple(levels)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,6 +21,7 @@ from vitdense.weights.pickles import read_checkpoint, read_pickled_arrays
 WHOLE = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SETTINGS = ("config.json", "preprocessor_config.json", "open_clip_config.json")
+RECIPE = "recipe.yaml"
 HUBS = ("hf/", "timm/")
 # What trainers put the tensors into. Averaged weights and teachers come first: they are what is evaluated.
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "params_ema", "teacher", "target_encoder")
@@ -117,7 +119,20 @@ def _settings(folder: Path | None) -> dict[str, Mapping[str, Any]]:
     found = {name: _read_json(folder / name) for name in SETTINGS if (folder / name).is_file()}
     # What open_clip says stands under names that transformers doesn't use.
     config = found.get("config.json", {}) | found.get("open_clip_config.json", {})
-    return {"config": config, "preprocessor": found.get("preprocessor_config.json", {})}
+    preprocessor, recipe = found.get("preprocessor_config.json", {}), _read_recipe(folder / RECIPE)
+    return {"config": config, "preprocessor": preprocessor, "recipe": recipe}
+
+
+def _read_recipe(path: Path) -> Mapping[str, Any]:
+    """The backbone's part of a recipe, which lies in the checkpoints of our own runs."""
+    if not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path} can't be read as a recipe: {error}") from error
+    backbone = content.get("backbone") if isinstance(content, dict) else None
+    return backbone if isinstance(backbone, dict) else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

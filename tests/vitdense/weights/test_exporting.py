@@ -75,7 +75,7 @@ def test_a_vit_becomes_timms(options: dict[str, Any], enliven: Enliven, picture:
     ours = alive(enliven, "vit_nano_patch8", **options)
     report = vitdense.save_pretrained(ours, tmp_path, names="timm")
     theirs: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
-    assert str(report) == f"{tmp_path}: {len(theirs.state_dict())} tensors as timm vit"
+    assert str(report).startswith(f"{tmp_path}: {len(theirs.state_dict())} tensors as timm ")
     assert theirs.pretrained_cfg["mean"] == list(ours.mean)
     for size in ((64, 64), (50, 77)):
         images = picture(*size)
@@ -187,7 +187,7 @@ def test_a_swin_becomes_transformers(enliven: Enliven, picture: Picture, tmp_pat
         ("vit_nano_patch8", {"positions": "sincos"}, "timm", "has no sincos positions"),
         ("vit_nano_patch8", {"relations": "rope_unit"}, "timm", "has relations 'none', and here it is 'rope_unit'"),
         ("vit_nano_patch8", {"mlp": "gated"}, "transformers", "has mlp 'plain', and here it is 'gated'"),
-        ("vit_nano_patch8", {"num_registers": 2}, "transformers", "has num_registers 0, and here it is 2"),
+        ("vit_nano_patch8", {"num_registers": 2}, "transformers", "its dinov2 with registers needs layer_scale"),
         ("vit_nano_patch8", {"num_registers": 2}, "transformers", "dinov2 with registers needs layer_scale"),
         ("swin_nano", {"stem": "conv"}, "timm", "its swin has stem 'patch', and here it is 'conv'"),
         ("swin_nano", {"window_order": "roll_pad"}, "transformers", "has window_order 'pad_roll', and here it is"),

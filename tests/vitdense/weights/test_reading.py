@@ -120,6 +120,25 @@ def test_a_folder_of_ours_is_read_below_its_prefix(tmp_path: Path, fill: Fill) -
     assert ours.load_report.left_out == ("head.x",)
 
 
+def test_a_run_says_how_its_backbone_was_built(tmp_path: Path, fill: Fill) -> None:
+    state = {f"backbone.{key}": tensor for key, tensor in nano().state_dict().items()}
+    save_file({**state, "head.x": torch.ones(1)}, tmp_path / "model.safetensors")
+    recipe = tmp_path / "recipe.yaml"
+    built = "layer_norm_eps: 1.0e-12, position_antialias: false, mean: [0.5, 0.5, 0.5], activation: silu"
+    recipe.write_text(f"backbone: {{name: vit_nano_patch8, embed_dim: 64, drop_path: 0.3, num_heads: 2, {built}}}\n")
+    ours = fill("vit_nano_patch8", tmp_path, {"activation": "gelu"})
+    assert ours.config is not None
+    options = ours.config.model_dump()
+    assert (options["layer_norm_eps"], options["position_antialias"]) == (1e-12, False)
+    assert (options["mean"], options["activation"], options["drop_path"]) == ((0.5, 0.5, 0.5), "gelu", 0.0)
+    recipe.write_text("backbone: {num_heads: 4}")
+    with pytest.raises(WeightsError, match="has 4 attention heads, and num_heads is 2 here"):
+        read(tmp_path)
+    recipe.write_text("backbone: [")
+    with pytest.raises(WeightsError, match=r"recipe\.yaml can't be read as a recipe"):
+        read(tmp_path)
+
+
 def test_transformers_options_rank_below_the_users(tmp_path: Path) -> None:
     weights = read(_transformers_vit())
     assert weights.family == "transformers"
