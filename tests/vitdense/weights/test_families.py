@@ -43,7 +43,7 @@ def test_what_is_written_is_recognised_and_read_back(name: str, library: Names) 
         if key != "pos_embed":  # which may have rows for registers
             assert (key, tensor.shape) == (key, ours[key].shape)
     assert all(key.startswith("norms.") for key in ours.keys() - back.state.keys())
-    assert all("norm" in key for key in left_out)
+    assert all("norm" in key or key.endswith("mask_token") for key in left_out)
 
 
 def test_plain_presets_can_be_written_for_both() -> None:
