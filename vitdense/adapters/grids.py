@@ -1,5 +1,6 @@
 """What adapters do with grids of cells: check them, bring them to other strides, cut them to the picture."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from math import gcd
 
@@ -18,11 +19,12 @@ LATTICE = 16
 def check_plain(name: str, levels: tuple[Level, ...]) -> None:
     """Refuse all but maps of pictures that have one stride."""
     check_pictures(name, levels)
-    strides = sorted({level.stride for level in levels})
-    if len(strides) != 1:
+    strides = [level.stride for level in levels]
+    if len(set(strides)) != 1:
+        helper = "fpn" if grow(strides) else "reassemble"
         raise UserError(
             f"{name} makes a pyramid from a plain backbone, but this one has strides {strides} already: "
-            "leave the adapter out, or let `adapter: {name: fpn}` mix its levels"
+            f"leave the adapter out, or take `adapter: {{name: {helper}}}`"
         )
 
 
@@ -30,11 +32,17 @@ def check_pyramid(name: str, levels: tuple[Level, ...]) -> None:
     """Refuse all but maps of pictures whose strides grow by whole numbers."""
     check_pictures(name, levels)
     strides = [level.stride for level in levels]
-    if len(levels) < 2 or any(fine >= coarse or coarse % fine for fine, coarse in pairwise(strides)):
+    if not grow(strides):
+        helper = "reassemble" if len(set(strides)) > 1 and strides[-2] == strides[-1] else "simple_pyramid"
         raise UserError(
             f"{name} needs a pyramid: at least 2 levels, finest first, each stride a multiple of the one before; "
-            f"got strides {strides}. Of a plain ViT's maps `adapter: {{name: simple_pyramid}}` makes one"
+            f"got strides {strides}. To make a pyramid take `adapter: {{name: {helper}}}`"
         )
+
+
+def grow(strides: Sequence[int]) -> bool:
+    """Whether there are two strides or more, each a multiple of the one before and not the same."""
+    return len(strides) > 1 and all(coarse > fine and coarse % fine == 0 for fine, coarse in pairwise(strides))
 
 
 def check_pictures(name: str, levels: tuple[Level, ...]) -> None:
@@ -73,7 +81,7 @@ def resample(maps: Tensor, stride: int, target: int) -> Tensor:
 
 def crop(maps: Tensor, height: int, width: int) -> Tensor:
     """maps: (B, C, h, w) -> (B, C, height, width), what lies beyond the picture taken off."""
-    return crop_rows_and_columns(maps.permute(0, 2, 3, 1), height, width).permute(0, 3, 1, 2)
+    return crop_rows_and_columns(maps, height, width, channels_last=False)
 
 
 def crop_to(maps: Tensor, images: Tensor, stride: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from vitdense.adapters.grids import STRIDES, check_plain, crop_to, lattice, resample
+from vitdense.adapters.grids import STRIDES, check_pictures, check_plain, crop_to, grow, lattice, resample
 from vitdense.contracts import ADAPTERS, Adapter, AdapterConfig, Backbone, Level, Tokens
 from vitdense.errors import UserError
 
@@ -15,6 +15,7 @@ from vitdense.errors import UserError
 class ReassembleConfig(AdapterConfig):
     """Strides 4, 8, 16 and 32 of `channels`, from four plain maps.
 
+    A hybrid's maps that have those strides already stay as they are, as in DPT-Hybrid, and keep their channels.
     `readout` is what becomes of the class token: "ignore" leaves it out, "add" adds it to every patch, "project" maps
     both together back to the backbone's width. The last two take a backbone of vitdense's own with a class token.
     """
@@ -23,15 +24,22 @@ class ReassembleConfig(AdapterConfig):
     readout: Literal["ignore", "add", "project"] = "ignore"
 
     def build(self, levels: tuple[Level, ...]) -> "Reassemble":
-        """Reassembling for four levels of one stride."""
+        """Reassembling for four levels of one stride, or of a hybrid."""
+        _check(levels)
+        readouts = {"ignore": Reassemble, "add": AddingReassemble, "project": ProjectingReassemble}
+        return readouts[self.readout](self, levels)
+
+
+def _check(levels: tuple[Level, ...]) -> None:
+    strides = [level.stride for level in levels]
+    if grow(strides):
         check_plain("reassemble", levels)
-        if len(levels) != len(STRIDES):
-            raise UserError(
-                f"reassemble takes {len(STRIDES)} maps, and the backbone gives {len(levels)}: change its out_indices, "
-                "or take `adapter: {name: simple_pyramid}`, which needs the last map only"
-            )
-        return {"ignore": Reassemble, "add": AddingReassemble, "project": ProjectingReassemble}[self.readout](
-            self, levels
+    check_pictures("reassemble", levels)
+    plain = strides.count(strides[-1])
+    if len(levels) != len(STRIDES) or strides[:-plain] != list(STRIDES[: len(STRIDES) - plain]):
+        raise UserError(
+            f"reassemble takes 4 plain maps, or a hybrid's of strides 4 and 8 and plain ones; got strides {strides}: "
+            "change the backbone's out_indices, or take `adapter: {name: simple_pyramid}` on its last map alone"
         )
 
 
@@ -66,14 +74,16 @@ class Reassemble(Adapter):
 
     def __init__(self, config: ReassembleConfig, levels: tuple[Level, ...]) -> None:
         super().__init__()
-        self.levels = tuple(Level(*each) for each in zip(config.channels, STRIDES, strict=True))
+        self.kept = sum(level.stride < levels[-1].stride for level in levels)
+        plain = (Level(*each) for each in zip(config.channels, STRIDES, strict=True))
+        self.levels = (*levels[: self.kept], *tuple(plain)[self.kept :])
         self.layers = nn.ModuleList(
-            ReassembleLayer(level, channels=out.channels, target=out.stride)
-            for level, out in zip(levels, self.levels, strict=True)
+            nn.Identity() if i < self.kept else ReassembleLayer(level, channels=out.channels, target=out.stride)
+            for i, (level, out) in enumerate(zip(levels, self.levels, strict=True))
         )
 
     def forward(self, maps: list[Tensor], images: Tensor) -> list[Tensor]:
-        """maps: four of (B, C, h, w), images: (B, C, H, W) -> [(B, channels_i, ceil(H / s_i), ceil(W / s_i))]."""
+        """maps: four of (B, C_i, h_i, w_i), images: (B, C, H, W) -> [(B, channels_i, ceil(H / s_i), ceil(W / s_i))]."""
         return [
             crop_to(layer(each), images, level.stride)
             for layer, each, level in zip(self.layers, maps, self.levels, strict=True)
@@ -87,18 +97,13 @@ class AddingReassemble(Reassemble):
         """The maps of images (B, C, H, W), made of patches that have read the class token."""
         maps = []
         for i, tokens in enumerate(backbone.forward_stages(images)):
-            if tokens.prefix.shape[1] == 0:
-                raise UserError(
-                    "reassemble reads a class token into the patches, and this backbone has none: "
-                    "`adapter: {name: reassemble, readout: ignore}` does without"
-                )
-            read = self.read(i, tokens)
-            maps.append(read.mT.reshape(read.shape[0], -1, *tokens.grid))  # (B, C, h, w)
+            patches = tokens.patches if i < self.kept else self.read(i, tokens)
+            maps.append(patches.mT.reshape(patches.shape[0], -1, *tokens.grid))  # (B, C, h, w)
         return self(maps, images)  # type: ignore[no-any-return]
 
     def read(self, stage: int, tokens: Tokens) -> Tensor:
         """tokens of a stage -> patches (B, h * w, C)."""
-        return tokens.patches + tokens.prefix[:, :1]
+        return tokens.patches + _class_token(tokens)
 
 
 class ProjectingReassemble(AddingReassemble):
@@ -107,11 +112,22 @@ class ProjectingReassemble(AddingReassemble):
     def __init__(self, config: ReassembleConfig, levels: tuple[Level, ...]) -> None:
         super().__init__(config, levels)
         self.readout_projects = nn.ModuleList(
-            nn.Sequential(nn.Linear(2 * level.channels, level.channels), nn.GELU()) for level in levels
+            nn.Identity() if i < self.kept else nn.Sequential(nn.Linear(2 * level.channels, level.channels), nn.GELU())
+            for i, level in enumerate(levels)
         )
 
     def read(self, stage: int, tokens: Tokens) -> Tensor:
         """tokens of a stage -> patches (B, h * w, C)."""
-        readout = tokens.prefix[:, :1].expand_as(tokens.patches)
+        readout = _class_token(tokens).expand_as(tokens.patches)
         projected: Tensor = self.readout_projects[stage](torch.cat([tokens.patches, readout], dim=-1))
         return projected
+
+
+def _class_token(tokens: Tokens) -> Tensor:
+    """(B, 1, C): the first of the prefix."""
+    if tokens.prefix.shape[1] == 0:
+        raise UserError(
+            "reassemble reads a class token into the patches, and this backbone has none: "
+            "`adapter: {name: reassemble, readout: ignore}` does without"
+        )
+    return tokens.prefix[:, :1]

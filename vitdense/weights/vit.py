@@ -115,7 +115,9 @@ def _deit(checkpoint: Checkpoint, _: State) -> dict[str, Any]:
 
 def _transformers(checkpoint: Checkpoint, _: State) -> dict[str, Any]:
     facts = transformers_facts(checkpoint, layer_norm_eps=1e-12)
-    return {**facts, "position_interpolation": "bicubic", "position_antialias": False}
+    # DPT, whose neck stands beside the backbone, resizes positions in another way than ViT.
+    depth = any(key.startswith("neck.reassemble_stage.") for key in checkpoint.state)
+    return {**facts, "position_interpolation": "bilinear" if depth else "bicubic", "position_antialias": False}
 
 
 def _torchvision(_: Checkpoint, __: State) -> dict[str, Any]:

@@ -125,3 +125,12 @@ def test_levels_that_do_not_fit_are_refused_with_what_would(name: str) -> None:
     wrong, other = (PLAIN, "simple_pyramid") if name in NEEDS_A_PYRAMID else (PYRAMID, "fpn")
     with pytest.raises(UserError, match=rf"^{name} .*\[.*16.*`adapter: {{name: {other}}}`"):
         ADAPTERS.create(name).build(tuple(wrong))
+    ADAPTERS.create(other).build(tuple(wrong))
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"reassemble"}))
+def test_a_hybrids_levels_are_sent_to_reassemble(name: str) -> None:
+    levels = (Level(8, 4), Level(16, 8), Level(24, 16), Level(24, 16))
+    with pytest.raises(UserError, match=rf"^{name} .*\[4, 8, 16, 16\].*`adapter: {{name: reassemble}}`"):
+        ADAPTERS.create(name).build(levels)
+    ADAPTERS.create("reassemble").build(levels)

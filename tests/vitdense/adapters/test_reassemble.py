@@ -11,6 +11,7 @@ from vitdense.adapters.reassemble import Reassemble
 from vitdense.contracts import ADAPTERS, BACKBONES, Backbone, Level, Tokens
 from vitdense.errors import UserError
 
+DIM = 24
 CHANNELS = (6, 8, 10, 12)
 TOLERANCES = [(torch.float32, 1e-5), (torch.float64, 1e-9)]
 SIZES = [(64, 96), (250, 333), (75, 98)]
@@ -31,13 +32,13 @@ def theirs(ours: Reassemble, readout: Any, patch: int) -> nn.Module:
 
     factors = [patch / 4, patch / 8, patch / 16, patch / 32]
     config = DPTConfig(
-        hidden_size=24,
+        hidden_size=DIM,
         num_attention_heads=2,
         neck_hidden_sizes=CHANNELS,
         reassemble_factors=[int(each) if each >= 1 else each for each in factors],
         readout_type=readout,
-        is_hybrid=False,
-        neck_ignore_stages=[],
+        is_hybrid=bool(ours.kept),
+        neck_ignore_stages=list(range(ours.kept)),
     )
     make: Any = DPTReassembleStage  # untyped
     stage: nn.Module = make(config)
@@ -69,6 +70,30 @@ def test_maps_equal_transformers(
     expected = theirs(ours, readout, patch)(hidden, *stages[0].grid)
     outputs = ours.adapt(backbone, images)
     for own, other, level in zip(outputs, expected, ours.levels, strict=True):
+        rows, columns = -(-size[0] // level.stride), -(-size[1] // level.stride)
+        assert own.shape == (2, level.channels, rows, columns)
+        torch.testing.assert_close(own, other[..., :rows, :columns], atol=tolerance, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+@pytest.mark.parametrize("size", SIZES)
+def test_a_hybrids_maps_equal_transformers(
+    size: tuple[int, int], dtype: torch.dtype, tolerance: float, enliven: Enliven
+) -> None:
+    """DPT-Hybrid: the ResNet's maps as they are, the class token read into those of the blocks."""
+    options = {"embed_dim": DIM, "image_size": 64}
+    backbone = enliven(BACKBONES.create("vit_nano_r_s16", options).build()).to(dtype)
+    assert isinstance(backbone, Backbone)
+    config = ADAPTERS.create("reassemble", {"channels": CHANNELS, "readout": "project"})
+    ours = enliven(config.build(backbone.levels)).to(dtype)
+    assert isinstance(ours, Reassemble)
+    assert [level.channels for level in ours.levels] == [128, 256, 10, 12]
+    images = torch.randn(2, 3, *size, dtype=dtype)
+    stages, maps = backbone.forward_stages(images), backbone(images)
+    hidden = maps[:2] + [torch.cat([each.prefix, each.patches], dim=1) for each in stages[2:]]
+    expected = theirs(ours, "project", 16)(hidden, *stages[-1].grid)
+    for own, other, level in zip(ours.adapt(backbone, images), expected, ours.levels, strict=True):
         rows, columns = -(-size[0] // level.stride), -(-size[1] // level.stride)
         assert own.shape == (2, level.channels, rows, columns)
         torch.testing.assert_close(own, other[..., :rows, :columns], atol=tolerance, rtol=0)
@@ -116,6 +141,13 @@ def test_a_backbone_without_a_class_token_is_refused(readout: str) -> None:
         adapter.adapt(backbone, torch.randn(1, 3, 32, 32))
 
 
+def test_a_hybrid_of_other_stages_is_refused() -> None:
+    with pytest.raises(UserError, match=r"a hybrid's of strides 4 and 8 and plain ones; got strides \[8, 16, 16, 16\]"):
+        ADAPTERS.create("reassemble").build((Level(24, 8), *(Level(24, 16),) * 3))
+
+
 def test_other_numbers_of_maps_are_refused() -> None:
-    with pytest.raises(UserError, match=r"reassemble takes 4 maps, and the backbone gives 3.*simple_pyramid"):
+    with pytest.raises(
+        UserError, match=r"reassemble takes 4 plain maps, .*; got strides \[16, 16, 16\].*simple_pyramid"
+    ):
         ADAPTERS.create("reassemble").build((Level(24, 16),) * 3)
