@@ -28,7 +28,7 @@ class Theirs(Protocol):
     library: str
 
     def locate(self, source: str) -> Any:
-        """"default", or another name -> what can be opened."""
+        """ "default", or another name -> what can be opened."""
 
     def convert(self, state: Mapping[str, Tensor], facts: Mapping[str, Any], source: str) -> Converted:
         """Tensors, and the config.json beside them -> tensors under the network's own names."""
