@@ -94,10 +94,10 @@ def _build_backbone(config: BackboneConfig, weights: str | Path | Mapping[str, T
         backbone = config.build()
         backbone.config = config
         return backbone
-    from vitdense.weights import load_weights, read_weights
+    from vitdense.weights import configured, load_weights, read_weights
 
     found = read_weights(weights, config)
-    config = config.with_defaults(found.options)
+    config = configured(config, found)
     backbone = config.build()
     backbone.config = config
     backbone.load_report = load_weights(backbone, found)

@@ -9,14 +9,13 @@ from vitdense.weights.dialect import Dialect, Export, State
 from vitdense.weights.facts import (
     ANTIALIASED,
     BICUBIC,
-    TO_TRANSFORMERS,
-    resized_otherwise,
+    timm_epsilon,
     timm_facts,
-    timm_record,
     transformers_facts,
     transformers_preprocessor,
 )
 from vitdense.weights.rows import Change, Row
+from vitdense.weights.vit_files import position_notes, transformers_activation
 
 # ---------------------------------------------------------------- tables
 
@@ -86,16 +85,14 @@ def _transformers(checkpoint: Checkpoint, _: State) -> dict[str, Any]:
 
 
 def _timm(checkpoint: Checkpoint, _: State) -> dict[str, Any]:
-    return {"layer_norm_eps": 1e-5, **ANTIALIASED, **timm_facts(checkpoint), **_timms_activation(checkpoint)}
+    trained = {**ANTIALIASED, **_timms_activation(checkpoint), **timm_facts(checkpoint)}
+    return trained | timm_epsilon(checkpoint, otherwise=1e-5)
 
 
 def _timms_activation(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the weights were trained with: timm's own networks of the same name compute all of them with GELU."""
     if "architecture" not in checkpoint.config:
         return {}
-    told: str | None = checkpoint.config.get("model_args", {}).get("act_layer")
-    if told is not None:
-        return {"activation": told}
     record = checkpoint.config.get("pretrained_cfg", {})
     words = " ".join([checkpoint.config["architecture"], *record.get("notes", ())]).lower()
     quick = "quickgelu" in words or record.get("tag") == "openai"
@@ -108,29 +105,6 @@ _SAYS = frozenset({"embed_dim", "depth", "num_heads", "patch_size", "mlp_ratio",
 _FIXED = {"patch_bias": False, "pre_norm": True}
 
 
-def _timm_files(backbone: Backbone, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    arguments = {
-        "img_size": options["image_size"],
-        "patch_size": options["patch_size"],
-        "embed_dim": options["embed_dim"],
-        "depth": options["depth"],
-        "num_heads": options["num_heads"],
-        "mlp_ratio": options["mlp_ratio"],
-        "act_layer": options["activation"],
-        "init_values": options["layer_scale"],
-        "dynamic_img_size": True,
-        "dynamic_img_pad": True,
-    }
-    record = timm_record(
-        backbone,
-        architecture="vit_base_patch32_clip_224",
-        model_args=arguments,
-        size=options["image_size"],
-        classifier="head",
-    )
-    return {"config.json": record}
-
-
 def _transformers_files(backbone: Backbone, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     config = {
         "architectures": ["CLIPVisionModel"],
@@ -139,7 +113,7 @@ def _transformers_files(backbone: Backbone, options: dict[str, Any]) -> dict[str
         "num_hidden_layers": options["depth"],
         "num_attention_heads": options["num_heads"],
         "intermediate_size": int(options["embed_dim"] * options["mlp_ratio"]),
-        "hidden_act": TO_TRANSFORMERS[options["activation"]],
+        "hidden_act": transformers_activation(options["activation"]),
         "layer_norm_eps": options["layer_norm_eps"],
         "image_size": options["image_size"],
         "patch_size": options["patch_size"],
@@ -150,17 +124,11 @@ def _transformers_files(backbone: Backbone, options: dict[str, Any]) -> dict[str
     return {"config.json": config, "preprocessor_config.json": processor}
 
 
-_TO_TIMM = Export(
-    _timm_files,
-    says=_SAYS | {"layer_scale"},
-    fixed={**_FIXED, "layer_norm_eps": 1e-5},
-    notes=lambda options: resized_otherwise(options, ANTIALIASED),
-)
 _TO_TRANSFORMERS = Export(
     _transformers_files,
     says=_SAYS | {"layer_norm_eps"},
     fixed=_FIXED,
-    notes=lambda options: ["their tokens are not normed", *resized_otherwise(options, BICUBIC)],
+    notes=lambda options: ["their tokens are not normed", *position_notes(options, antialias=False)],
 )
 
 # ---------------------------------------------------------------- dialects
@@ -193,6 +161,5 @@ DIALECTS = (
         table=TIMM,
         left_out=("head.*",),
         options=_timm,
-        export=_TO_TIMM,
     ),
 )

@@ -13,15 +13,13 @@ from vitdense.weights.facts import (
     ANTIALIASED,
     BICUBIC,
     IMAGENET,
-    resized_otherwise,
     timm_facts,
-    timm_record,
     transformers_facts,
     transformers_preprocessor,
 )
 from vitdense.weights.rows import Row
 from vitdense.weights.vit import TIMM
-from vitdense.weights.vit_files import rows_for_registers
+from vitdense.weights.vit_files import position_notes, transformers_activation
 
 # ---------------------------------------------------------------- tables
 
@@ -87,33 +85,6 @@ _SHAPE = frozenset({"embed_dim", "depth", "num_heads", "patch_size", "image_size
 _GATE = {"mlp": "gated", "activation": "silu"}
 
 
-def _timm_files(backbone: Backbone, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    arguments = {
-        "img_size": options["image_size"],
-        "patch_size": options["patch_size"],
-        "embed_dim": options["embed_dim"],
-        "depth": options["depth"],
-        "num_heads": options["num_heads"],
-        "mlp_ratio": 2 * options["mlp_ratio"],
-        "qkv_bias": options["qkv_bias"],
-        "init_values": options["layer_scale"],
-        "reg_tokens": options["num_registers"],
-        "global_pool": "avg" if options["pool"] == "mean" else "token",
-        "fc_norm": False,
-        "dynamic_img_size": True,
-        "dynamic_img_pad": True,
-    }
-    # timm knows this MLP by the name of a network only.
-    record = timm_record(
-        backbone,
-        architecture="vit_giant_patch14_dinov2",
-        model_args=arguments,
-        size=options["image_size"],
-        classifier="head",
-    )
-    return {"config.json": record}
-
-
 def _with_mask_token(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """transformers' networks have a token for masked patches: zeros, as before any training."""
     return {**state, "mask_token": torch.zeros_like(state["cls_token"])[0]}
@@ -137,7 +108,7 @@ def _transformers_files(backbone: Backbone, options: dict[str, Any]) -> dict[str
         "num_hidden_layers": options["depth"],
         "num_attention_heads": options["num_heads"],
         "mlp_ratio": ratio,
-        "hidden_act": "gelu" if gated else options["activation"],
+        "hidden_act": "gelu" if gated else transformers_activation(options["activation"]),
         "layer_norm_eps": options["layer_norm_eps"],
         "image_size": options["image_size"],
         "patch_size": options["patch_size"],
@@ -154,22 +125,8 @@ def _transformers_files(backbone: Backbone, options: dict[str, Any]) -> dict[str
     return {"config.json": config, "preprocessor_config.json": processor}
 
 
-def _timm_notes(options: dict[str, Any]) -> list[str]:
-    return resized_otherwise(options, ANTIALIASED)
-
-
 def _transformers_notes(options: dict[str, Any]) -> list[str]:
-    return resized_otherwise(options, ANTIALIASED if options["num_registers"] else BICUBIC)
-
-
-_TIMM_GATED = Export(
-    _timm_files,
-    says=_SHAPE | {"mlp_ratio", "num_registers", "pool"},
-    needs=frozenset({"layer_scale"}),
-    fixed={"layer_norm_eps": 1e-6, **_GATE},
-    finish=rows_for_registers,
-    notes=_timm_notes,
-)
+    return position_notes(options, antialias=bool(options["num_registers"]))
 
 
 def _to_transformers(*, gated: bool, registers: bool) -> Export:
@@ -221,9 +178,8 @@ DIALECTS = (
         "vit",
         has=("patch_embed.proj.weight", "blocks.{i}.ls1.gamma", "blocks.{i}.attn.qkv.weight"),
         table=TIMM,
-        left_out=("head.*", "fc_norm.*"),
+        left_out=("head.*",),
         options=_timm,
-        export=_TIMM_GATED,
     ),
     _dialect("dinov2", gated=False, registers=False),
     _dialect("dinov2 with registers", gated=False, registers=True),

@@ -18,6 +18,7 @@ from vitdense.weights.facts import (
     transformers_preprocessor,
 )
 from vitdense.weights.rows import Row
+from vitdense.weights.vit_files import transformers_activation
 
 # Statistics of the pictures that the models for satellites were trained on, "sat493m" in their files' names.
 SATELLITE = {"mean": (0.43, 0.411, 0.296), "std": (0.213, 0.156, 0.143)}
@@ -162,7 +163,7 @@ def _transformers_files(backbone: Backbone, options: dict[str, Any]) -> dict[str
         "num_hidden_layers": options["depth"],
         "num_attention_heads": options["num_heads"],
         "intermediate_size": int(options["embed_dim"] * options["mlp_ratio"]),
-        "hidden_act": options["activation"],
+        "hidden_act": transformers_activation(options["activation"]),
         "use_gated_mlp": options["mlp"] == "gated",
         "layer_norm_eps": options["layer_norm_eps"],
         "image_size": options["image_size"],

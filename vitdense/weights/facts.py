@@ -25,21 +25,21 @@ ACTIVATIONS = {
     "swish": "silu",
 }
 
-TO_TRANSFORMERS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu", "silu": "silu"}
-
-
-def resized_otherwise(options: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-    """A note for those whose positions another library resizes as `there`, and not as `options` say."""
-    if all(options[name] == value for name, value in there.items()):
-        return []
-    return [f"positions are resized in another way there, for pictures of another size than {options['image_size']}"]
-
 
 def timm_facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Pixel statistics and the number of heads from timm's config.json, whichever of its two forms it has."""
+    """Pixel statistics, activation and heads from timm's config.json, whichever of its two forms it has."""
     record: Mapping[str, Any] = checkpoint.config.get("pretrained_cfg", checkpoint.config)
     facts: dict[str, Any] = {name: tuple(record[name]) for name in ("mean", "std") if name in record}
-    return facts | _heads(checkpoint.config.get("model_args", {}).get("num_heads"))
+    arguments: Mapping[str, Any] = checkpoint.config.get("model_args", {})
+    if arguments.get("act_layer") is not None:
+        facts["activation"] = arguments["act_layer"]
+    return facts | _heads(arguments.get("num_heads"))
+
+
+def timm_epsilon(checkpoint: Checkpoint, otherwise: float) -> dict[str, Any]:
+    """timm's towers of CLIP norm with 1e-5 and its other ViTs with 1e-6; only the name in config.json tells."""
+    name: str | None = checkpoint.config.get("architecture")
+    return {"layer_norm_eps": otherwise if name is None else 1e-5 if "_clip_" in name else 1e-6}
 
 
 def transformers_facts(

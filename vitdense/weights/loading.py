@@ -1,8 +1,9 @@
 """Strict loading: every key is accounted for in the report, or loading fails and names it."""
 
+from pydantic import ValidationError
 from torch import Tensor
 
-from vitdense.contracts import Backbone, LoadReport
+from vitdense.contracts import Backbone, BackboneConfig, LoadReport
 from vitdense.errors import WeightsError
 from vitdense.weights.contents import Weights
 from vitdense.weights.fitting import Fitting, fit
@@ -17,6 +18,17 @@ def load_weights(backbone: Backbone, weights: Weights) -> LoadReport:
         raise WeightsError(f"{weights.source} [{weights.family}] {_verdict(backbone, weights)}: {'; '.join(faults)}")
     backbone.load_state_dict(fitting.state, strict=True)
     return _report(weights, fitting)
+
+
+def configured(config: BackboneConfig, weights: Weights) -> BackboneConfig:
+    """`config` with what the weights tell of their network; WeightsError where it is none of this kind."""
+    try:
+        return config.with_defaults(weights.options)
+    except ValidationError as error:
+        faults = "; ".join(fault["msg"] for fault in error.errors())
+        nearest = nearest_presets(weights.state, {})
+        looks = f"looks like {' or '.join(nearest)}, expected" if nearest else "doesn't fit"
+        raise WeightsError(f"{weights.source} [{weights.family}] {looks} {config.preset}: {faults}") from error
 
 
 def _report(weights: Weights, fitting: Fitting) -> LoadReport:

@@ -19,15 +19,14 @@ from vitdense.weights.facts import (
     BICUBIC,
     BILINEAR,
     HALF,
-    TO_TRANSFORMERS,
-    resized_otherwise,
+    timm_epsilon,
     timm_facts,
-    timm_record,
     transformers_facts,
     transformers_preprocessor,
 )
 from vitdense.weights.rows import Change, Row
 from vitdense.weights.vit import JAX, jax_bias_of_heads, jax_conv, jax_from_heads, jax_linear, jax_to_heads
+from vitdense.weights.vit_files import position_notes, transformers_activation
 
 # ---------------------------------------------------------------- tables
 
@@ -112,8 +111,8 @@ def _big_vision(checkpoint: Checkpoint, _: State) -> dict[str, Any]:
 
 
 def _timm(checkpoint: Checkpoint, state: State) -> dict[str, Any]:
-    told = checkpoint.config.get("model_args", {}).get("act_layer") or _timms_activation(state)
-    return {"layer_norm_eps": 1e-6, "activation": told, **ANTIALIASED, **timm_facts(checkpoint)}
+    trained = {"activation": _timms_activation(state), **ANTIALIASED, **timm_facts(checkpoint)}
+    return trained | timm_epsilon(checkpoint, otherwise=1e-6)
 
 
 def _naflex(checkpoint: Checkpoint, _: State) -> dict[str, Any]:
@@ -133,29 +132,6 @@ _SAYS = frozenset({"embed_dim", "depth", "num_heads", "patch_size", "mlp_ratio",
 _FIXED = {"cls_token": False, "pool": "attention"}
 
 
-def _timm_files(backbone: Backbone, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    arguments = {
-        "img_size": options["image_size"],
-        "patch_size": options["patch_size"],
-        "embed_dim": options["embed_dim"],
-        "depth": options["depth"],
-        "num_heads": options["num_heads"],
-        "mlp_ratio": options["mlp_ratio"],
-        "act_layer": options["activation"],
-        "init_values": options["layer_scale"],
-        "dynamic_img_size": True,
-        "dynamic_img_pad": True,
-    }
-    record = timm_record(
-        backbone,
-        architecture="vit_base_patch16_siglip_224",
-        model_args=arguments,
-        size=options["image_size"],
-        classifier="head",
-    )
-    return {"config.json": record}
-
-
 def _transformers_files(backbone: Backbone, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     config = {
         "architectures": ["SiglipVisionModel"],
@@ -164,7 +140,7 @@ def _transformers_files(backbone: Backbone, options: dict[str, Any]) -> dict[str
         "num_hidden_layers": options["depth"],
         "num_attention_heads": options["num_heads"],
         "intermediate_size": int(options["embed_dim"] * options["mlp_ratio"]),
-        "hidden_act": TO_TRANSFORMERS[options["activation"]],
+        "hidden_act": transformers_activation(options["activation"]),
         "layer_norm_eps": options["layer_norm_eps"],
         "image_size": options["image_size"],
         "patch_size": options["patch_size"],
@@ -175,17 +151,11 @@ def _transformers_files(backbone: Backbone, options: dict[str, Any]) -> dict[str
     return {"config.json": config, "preprocessor_config.json": processor}
 
 
-_TO_TIMM = Export(
-    _timm_files,
-    says=_SAYS | {"layer_scale"},
-    fixed={**_FIXED, "layer_norm_eps": 1e-6},
-    notes=lambda options: resized_otherwise(options, ANTIALIASED),
-)
 _TO_TRANSFORMERS = Export(
     _transformers_files,
     says=_SAYS | {"layer_norm_eps"},
     fixed=_FIXED,
-    notes=lambda options: resized_otherwise(options, BICUBIC),
+    notes=lambda options: position_notes(options, antialias=False),
 )
 
 # ---------------------------------------------------------------- dialects
@@ -219,7 +189,6 @@ DIALECTS = (
         table=TIMM,
         left_out=("head.*",),
         options=_timm,
-        export=_TO_TIMM,
     ),
     Dialect(
         "timm",

@@ -1,10 +1,13 @@
 """What the parity tests share: weights that carry a signal, and the road from a peer's state to our backbone."""
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,6 +46,19 @@ def enliven() -> Enliven:
 @pytest.fixture
 def fill() -> Fill:
     return filled
+
+
+@pytest.fixture
+def by_timm(tmp_path: Path) -> Callable[..., Path]:
+    """A folder as timm publishes it: of bare tensors, whose names are ours too, nobody knows whose network it was."""
+
+    def publish(model: Any, state: dict[str, Tensor] | None = None) -> Path:
+        config = {"architecture": model.pretrained_cfg["architecture"], "pretrained_cfg": {}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        save_file(model.state_dict() if state is None else state, tmp_path / "model.safetensors")
+        return tmp_path
+
+    return publish
 
 
 @pytest.fixture

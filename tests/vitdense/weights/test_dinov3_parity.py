@@ -242,6 +242,7 @@ class Official(nn.Module):
 def test_all_outputs_equal_the_authors(
     size_name: str, enliven: Enliven, fill: Fill, picture: Picture, apart: Apart, tmp_path: Path
 ) -> None:
+    """Their numbers are those of the periods that they store, rounded to bfloat16."""
     theirs = enliven(Official(size_name))
     torch.save(theirs.state_dict(), tmp_path / "dinov3.pth")
     ours = fill(f"dinov3_{size_name}_patch16", tmp_path / "dinov3.pth", OURS)
@@ -287,6 +288,12 @@ def test_periods_of_another_base_are_refused(fill: Fill) -> None:
     state["rope_embed.periods"] = 10000.0 ** (torch.arange(4) / 4)
     with pytest.raises(WeightsError, match=r"rotary periods that are not DINOv3's: \[1\.0, 10\.0, 100"):
         fill("dinov3_small_patch16", state, OURS)
+
+
+def test_a_network_of_another_kind_is_refused() -> None:
+    """What these weights tell of their network can't be said of a plain one."""
+    with pytest.raises(WeightsError, match=r"a mapping \[official\] doesn't fit vit_base_patch16: .* rope_periods"):
+        vitdense.create_backbone("vit_base_patch16", weights=Official("small").state_dict(), **SMALL)
 
 
 def test_a_bias_of_the_keys_is_refused(fill: Fill) -> None:

@@ -284,5 +284,5 @@ def test_it_goes_out_and_comes_back(
 
 def test_transformers_has_no_such_network(tmp_path: Path) -> None:
     ours = vitdense.create_backbone("eva02_tiny_patch14", **SMALL)
-    with pytest.raises(UserError, match="can't be written under transformers' names"):
+    with pytest.raises(UserError, match="eva02_tiny_patch14 can't be written for transformers"):
         vitdense.save_pretrained(ours, tmp_path, names="transformers")

@@ -187,7 +187,6 @@ def test_a_swin_becomes_transformers(enliven: Enliven, picture: Picture, tmp_pat
         ("vit_nano_patch8", {"positions": "sincos"}, "timm", "has no sincos positions"),
         ("vit_nano_patch8", {"relations": "rope_unit"}, "timm", "has relations 'none', and here it is 'rope_unit'"),
         ("vit_nano_patch8", {"mlp": "gated"}, "transformers", "has mlp 'plain', and here it is 'gated'"),
-        ("vit_nano_patch8", {"num_registers": 2}, "transformers", "its dinov2 with registers needs layer_scale"),
         ("vit_nano_patch8", {"num_registers": 2}, "transformers", "dinov2 with registers needs layer_scale"),
         ("swin_nano", {"stem": "conv"}, "timm", "its swin has stem 'patch', and here it is 'conv'"),
         ("swin_nano", {"window_order": "roll_pad"}, "transformers", "has window_order 'pad_roll', and here it is"),

@@ -31,6 +31,7 @@ from vitdense.weights import read_weights
 SINGLE, DOUBLE = 1e-5, 1e-9
 Enliven = Callable[[nn.Module], nn.Module]
 Fill = Callable[..., Backbone]
+ByTimm = Callable[..., Path]
 Picture = Callable[..., Tensor]
 Padded = Callable[[Tensor, int], Tensor]
 Apart = Callable[[Sequence[Tensor], Sequence[Tensor]], float]
@@ -163,11 +164,18 @@ def timm_outputs(theirs: Any, images: Tensor) -> list[Tensor]:
     ],
 )
 def test_all_outputs_equal_timms(
-    kind: str, name: str, stored: int, enliven: Enliven, fill: Fill, picture: Picture, apart: Apart
+    kind: str,
+    name: str,
+    stored: int,
+    enliven: Enliven,
+    fill: Fill,
+    picture: Picture,
+    apart: Apart,
+    by_timm: ByTimm,
 ) -> None:
     """With the exact GELU in timm's networks of the first SigLIP, with the tanh form in the others."""
     theirs = enliven(timm_siglip(kind, img_size=stored))
-    ours = fill(name, theirs.state_dict(), OURS)
+    ours = fill(name, by_timm(theirs), OURS)
     for size in SIZES:
         images = picture(*size)
         assert apart(outputs(ours, images), timm_outputs(theirs, images)) < SINGLE
@@ -177,14 +185,14 @@ def test_all_outputs_equal_timms(
 
 
 @pytest.mark.parametrize("kind", [name for name in timm.list_models("vit_*siglip*") if "_gap_" not in name])
-def test_every_tower_of_timms_gets_its_own_gelu(kind: str) -> None:
+def test_every_tower_of_timms_gets_its_own_gelu(kind: str, by_timm: ByTimm) -> None:
     with torch.device("meta"):
         theirs: Any = timm.create_model(kind, depth=1)
     state = {key: torch.zeros(tensor.shape) for key, tensor in theirs.state_dict().items()}
     config = BACKBONES.create("siglip_base_patch16", {"num_heads": theirs.blocks[0].attn.num_heads})
     activation = type(theirs.blocks[0].mlp.act).__name__
     assert type(theirs.attn_pool.mlp.act).__name__ == activation
-    told = read_weights(state, config).options["activation"]
+    told = read_weights(by_timm(theirs, state), config).options["activation"]
     assert told == {"GELU": "gelu", "GELUTanh": "gelu_tanh"}[activation]
 
 
