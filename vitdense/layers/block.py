@@ -79,10 +79,13 @@ class Block(nn.Module):
         )
         self.ls2 = nn.Identity() if scale is None else LayerScale(dim, init=scale)
         self.drop_path = DropPath(options.drop_path) if options.drop_path > 0.0 else nn.Identity()
+        self.adds_directly, self.drops = scale is None, options.drop_path > 0.0
 
     def forward(self, tokens: Tensor, around: Surroundings) -> Tensor:
         """tokens: (B, N, C) -> (B, N, C)."""
         tokens = tokens + self.drop_path(self.ls1(self.attend(self.norm1(tokens), around)))
+        if self.adds_directly and not (self.training and self.drops):
+            return normed_mlp(tokens, self.norm2, self.mlp, residual=True)
         out: Tensor = tokens + self.drop_path(self.ls2(normed_mlp(tokens, self.norm2, self.mlp)))
         return out
 

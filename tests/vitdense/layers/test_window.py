@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from vitdense.layers.window import MASKED, WindowAttention, merge, partition, relative_positions, shift_masks
+from vitdense.layers.tiles import merge, partition
+from vitdense.layers.window import MASKED, WindowAttention, relative_positions, shift_masks
 
 CPU = torch.device("cpu")
 
