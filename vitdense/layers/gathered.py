@@ -16,12 +16,12 @@ from vitdense.layers.masked import masked_attention
 from vitdense.layers.tiles import Piece
 from vitdense.layers.totals import Totals, leaf, pull
 
-Prepare = Callable[[Tensor, Tensor | None, Tensor | None], Tensor] | None
+Prepare = Callable[[Tensor, Tensor], Tensor]
 Mix = Callable[[Tensor, Tensor | None, Tensor, float], Tensor]
 
 
 class Weights(NamedTuple):
-    """What is learned: `bias` (heads, N, N) adds to the logits, `factors` (heads, 1) are for `Windows.prepare`.
+    """What is learned: `bias` (heads, N, N) adds to the logits; with `factors` (heads, 1), q, k and v are prepared.
 
     `gain` and `shift` are those of a norm before qkv.
     """
@@ -99,14 +99,19 @@ def _attend(windows: Windows, piece: Piece, qkv: Tensor, weights: Weights, mix: 
         qkv = _Spread.apply(qkv, piece)
     qkv = qkv.view(-1, area, 3, heads, dim)
     qkv_bias = None if weights.qkv_bias is None else weights.qkv_bias.view(3, heads, dim)
-    if windows.prepare is not None:
-        qkv, qkv_bias = windows.prepare(qkv, qkv_bias, weights.factors), None
+    if weights.factors is not None:
+        qkv, qkv_bias = windows.prepare(qkv if qkv_bias is None else qkv + qkv_bias, weights.factors), None
     mixed = []
-    for kind, first, last in piece.runs:
-        bias = weights.bias if windows.masks is None else weights.bias + windows.masks[kind]
-        mixed.append((mix or _mix)(qkv[first:last], qkv_bias, bias, windows.scale))
+    for part, (kind, *_) in zip(_runs(qkv, piece), piece.runs, strict=True):
+        bias = weights.bias if windows.masks is None or kind == 0 else weights.bias + windows.masks[kind]
+        mixed.append((mix or _mix)(part, qkv_bias, bias, windows.scale))
     together = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
     return together if piece.slots is None else _Collect.apply(together, piece)
+
+
+def _runs(qkv: Tensor, piece: Piece) -> Sequence[Tensor]:
+    """qkv: (windows, ...) -> windows of one kind each; split, since slices would each be filled up on the way back."""
+    return [qkv] if len(piece.runs) == 1 else torch.split(qkv, [last - first for _, first, last in piece.runs])
 
 
 def _mix(qkv: Tensor, qkv_bias: Tensor | None, bias: Tensor, scale: float) -> Tensor:
@@ -190,7 +195,7 @@ class _Mix(torch.autograd.Function):
         torch.baddbmm(below[0], logits, k, beta=0, alpha=ctx.scale, out=below[0])
         torch.baddbmm(below[1], logits.mT, q, beta=0, alpha=ctx.scale, out=below[1])
         parted = below.view(3, count, heads, area, -1)
-        of_bias = parted.sum((1, 3)) if ctx.needs_input_grad[1] else None
+        of_bias = parted.sum(1).sum(2) if ctx.needs_input_grad[1] else None
         of_qkv = parted.permute(1, 3, 0, 2, 4)  # (windows, N, 3, heads, d)
         return of_qkv, of_bias, logits.view(count, heads, area, area).sum(0), None
 

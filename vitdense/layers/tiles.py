@@ -79,14 +79,16 @@ def pieces_of(
 ) -> tuple[Piece, ...]:
     """All windows of (batch, height, width, C) in pieces of about `rows` places, whole windows of a kind together."""
     with torch.inference_mode(False), torch.no_grad():
-        numbers = torch.arange(1, height * width + 1).view(1, height, width, 1)  # zeros will be what is padded
-        laid_out = tiling.lay_out(numbers)
+        numbers = torch.arange(1, height * width + 1, device="cpu").view(
+            1, height, width, 1
+        )  # zeros will be what is padded
+        laid_out = tiling.lay_out(numbers.view(1, height, width, 1))
         windows = partition(laid_out, tiling.window)[..., 0]  # (windows, window**2)
         down, across = laid_out.shape[1:3]
         kinds = tiling.kinds(down, across, windows.device) if tiling.shift != (0, 0) else windows.new_zeros(1)
         kinds = kinds.expand(len(windows))
         order = torch.argsort(2 * kinds + (windows == 0).any(1), stable=True).repeat_interleave(batch)
-        offsets = (torch.arange(batch) * height * width).repeat(len(windows))[:, None]
+        offsets = (torch.arange(batch, device="cpu") * height * width).repeat(len(windows))[:, None]
         windows, kinds = windows[order], kinds[order]
         windows = torch.where(windows == 0, 0, windows + offsets)
         count = 1 if rows is None else max(1, round(windows.numel() / rows))

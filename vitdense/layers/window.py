@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitdense.layers.eager import is_bare, piece_rows, precision_of, runs_eagerly
-from vitdense.layers.gathered import Prepare, Weights, Windows, gathered_attention
+from vitdense.layers.gathered import Weights, Windows, gathered_attention
 from vitdense.layers.masked import masked_attention
 from vitdense.layers.tiles import Shift, Tiling, merge, partition, pieces_of
 
@@ -42,8 +42,7 @@ def shift_masks(window: int, shift: Shift, device: torch.device) -> Tensor:
 def bias_of_offsets(table: Tensor, window: int) -> Tensor:
     """table: ((2 window - 1)**2, heads), a bias for each offset -> (heads, N, N), for each pair of places."""
     # What is made while a graph is traced, or next to a fake tensor, must not outlive it.
-    keep = type(table) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
-    index = (_kept_positions if keep else relative_positions)(window, table.device)
+    index = (_kept_positions if runs_eagerly(table) else relative_positions)(window, table.device)
     return torch.unflatten(F.embedding(index, table).mT, -1, (window**2, window**2)).contiguous()
 
 
@@ -64,9 +63,6 @@ class ShiftedWindows(nn.Module, ABC):
 
     A side of the map that one window covers is not shifted, unless `always_shift`. Logits are products times `scale`.
     """
-
-    # Takes (windows, N, 3, heads, d), their bias (3, heads, d) if it isn't in them yet, and `factors`.
-    prepare: Prepare = None
 
     def __init__(
         self,
@@ -101,8 +97,13 @@ class ShiftedWindows(nn.Module, ABC):
         return out
 
     def factors(self) -> Tensor | None:
-        """(heads, 1), for `prepare`."""
+        """(heads, 1), for `prepare`; None where there is nothing to prepare."""
         return None
+
+    @staticmethod
+    def prepare(qkv: Tensor, factors: Tensor) -> Tensor:
+        """qkv: (windows, N, 3, heads, d) -> the same, as the products need them."""
+        return qkv
 
     def forward(self, maps: Tensor) -> Tensor:
         """maps: (B, H, W, C) -> (B, H, W, C)."""
@@ -162,8 +163,8 @@ class ShiftedWindows(nn.Module, ABC):
     def _attend(self, windows: Tensor, batch: int, size: tuple[int, int], tiling: Tiling) -> Tensor:
         """windows: (B * windows, N, C) -> (B * windows, N, C)."""
         qkv = torch.unflatten(self.project(windows), -1, (3, self.num_heads, -1))  # (B * windows, N, 3, heads, d)
-        if self.prepare is not None:
-            qkv = self.prepare(qkv, None, self.factors())
+        factors = self.factors()
+        qkv = qkv if factors is None else self.prepare(qkv, factors)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B * windows, heads, N, d) each
         bias = self.position_bias(windows).to(q.dtype)[None]  # (1, heads, N, N)
         if tiling.shift == (0, 0):
