@@ -21,8 +21,8 @@ from vitdense.weights.resizing import BIAS_TABLE, position_slots
 _SHOWN = {"image_size", "final_norm", "positions", "pool"}
 
 # Options that change the numbers of a network, and no name and no shape in it.
-_BUILT = ("layer_norm_eps", "activation", "mean", "std", "num_heads", "window_order", "always_shift", "rope_grid")
-_BUILT += ("position_interpolation", "position_antialias", "position_offset")
+_BUILT = {"layer_norm_eps", "activation", "mean", "std", "num_heads", "window_order", "always_shift", "rope_grid"}
+_BUILT |= {"position_interpolation", "position_antialias", "position_offset"}
 
 
 def read_weights(source: Source, config: BackboneConfig) -> Weights:

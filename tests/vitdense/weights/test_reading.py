@@ -185,6 +185,20 @@ def test_activations_are_taken_over_or_refused(tmp_path: Path) -> None:
         read(tmp_path, "swin_nano")
 
 
+def test_vitdet_is_read_as_detectron_publishes_it(tmp_path: Path, fill: Fill) -> None:
+    options = {"embed_dim": 48, "depth": 2, "num_heads": 3, "global_blocks": (1,)}
+    ours = BACKBONES.create("vitdet_base_patch16", options).build()
+    state = {key: tensor for key, tensor in ours.state_dict().items() if not key.startswith("norm.")}
+    theirs = {**state, "pos_embed": torch.cat([torch.ones(1, 1, 48), state["pos_embed"]], dim=1)}
+    arrays = {f"backbone.net.{key}": tensor.numpy() for key, tensor in theirs.items()}
+    arrays["backbone.simfp_2.0.weight"] = np.ones(1, dtype=np.float32)
+    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps({"model": arrays}))
+    again = fill("vitdet_base_patch16", tmp_path / "model_final.pkl", {**options, "final_norm": "none"})
+    assert all(torch.equal(tensor, state[key]) for key, tensor in again.state_dict().items())
+    assert again.load_report is not None
+    assert again.load_report.left_out == ("backbone.simfp_2.0.weight", "pos_embed[:, :1]")
+
+
 def test_a_missing_part_is_named_by_its_fellows(fill: Fill) -> None:
     state = _transformers_vit()
     del state["layers.3.attention.k_proj.bias"]

@@ -32,7 +32,8 @@ def upernet() -> Any:
         num_heads=[1, 2, 2, 4],
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
-    config = UperNetConfig(backbone_config=backbone, hidden_size=8, auxiliary_channels=8, num_labels=3)
+    options: dict[str, Any] = {"hidden_size": 8, "auxiliary_channels": 8, "num_labels": 3}
+    config = UperNetConfig(backbone_config=backbone, **options)
     return UperNetForSemanticSegmentation(config)
 
 
