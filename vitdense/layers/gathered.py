@@ -17,7 +17,7 @@ from vitdense.layers.tiles import Piece
 from vitdense.layers.totals import Totals, leaf, pull
 
 Prepare = Callable[[Tensor, Tensor], Tensor]
-Mix = Callable[[Tensor, Tensor | None, Tensor, float], Tensor]
+Mix = Callable[[Tensor, Tensor, float], Tensor]
 
 
 class Weights(NamedTuple):
@@ -74,7 +74,7 @@ def gathered_attention(windows: Windows, tokens: Tensor, weights: Weights) -> Te
 
 
 def _forward(windows: Windows, kept: Tensor | None, tokens: Tensor, weights: Weights) -> Tensor:
-    """tokens: (rows, C) -> (rows, C), leaving products with `weights.qkv` in `kept`, (rows, 3C), if it is given."""
+    """tokens: (rows, C) -> (rows, C), leaving queries, keys and values in `kept`, (rows, 3C), if it is given."""
     out = tokens.new_empty(tokens.shape, dtype=windows.kind_of_output(tokens))
     start = 0
     with torch.autocast(tokens.device.type, enabled=False):
@@ -82,7 +82,7 @@ def _forward(windows: Windows, kept: Tensor | None, tokens: Tensor, weights: Wei
             stop = start + len(piece.cells)
             rows = tokens.index_select(0, piece.cells)
             normed = windows.norm(rows, weights.gain, weights.shift)
-            qkv = torch.mm(normed, weights.qkv.t(), out=None if kept is None else kept[start:stop])
+            qkv = _linear(normed, weights.qkv, weights.qkv_bias, None if kept is None else kept[start:stop])
             mixed = _attend(windows, piece, qkv, weights)
             result = torch.empty_like(rows, dtype=out.dtype)
             linear_into(result, mixed, weights.proj, weights.proj_bias, rows if windows.residual else None)
@@ -91,20 +91,23 @@ def _forward(windows: Windows, kept: Tensor | None, tokens: Tensor, weights: Wei
     return out
 
 
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
+    return torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
+
+
 def _attend(windows: Windows, piece: Piece, qkv: Tensor, weights: Weights, mix: Mix | None = None) -> Tensor:
-    """qkv: (cells, 3C) of a piece, before its bias -> (cells, C). Beyond the map qkv is the bias alone."""
+    """qkv: (cells, 3C) of a piece -> (cells, C). Beyond the map, where zeros are padded, qkv is its bias."""
     area, heads = weights.bias.shape[-1], windows.num_heads
     dim = qkv.shape[-1] // (3 * heads)
     if piece.slots is not None:
-        qkv = _Spread.apply(qkv, piece)
+        qkv = _Spread.apply(qkv, weights.qkv_bias, piece)
     qkv = qkv.view(-1, area, 3, heads, dim)
-    qkv_bias = None if weights.qkv_bias is None else weights.qkv_bias.view(3, heads, dim)
     if weights.factors is not None:
-        qkv, qkv_bias = windows.prepare(qkv if qkv_bias is None else qkv + qkv_bias, weights.factors), None
+        qkv = windows.prepare(qkv, weights.factors)
     mixed = []
     for part, (kind, *_) in zip(_runs(qkv, piece), piece.runs, strict=True):
         bias = weights.bias if windows.masks is None or kind == 0 else weights.bias + windows.masks[kind]
-        mixed.append((mix or _mix)(part, qkv_bias, bias, windows.scale))
+        mixed.append((mix or _mix)(part, bias, windows.scale))
     together = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
     return together if piece.slots is None else _Collect.apply(together, piece)
 
@@ -114,39 +117,37 @@ def _runs(qkv: Tensor, piece: Piece) -> Sequence[Tensor]:
     return [qkv] if len(piece.runs) == 1 else torch.split(qkv, [last - first for _, first, last in piece.runs])
 
 
-def _mix(qkv: Tensor, qkv_bias: Tensor | None, bias: Tensor, scale: float) -> Tensor:
-    """qkv: (windows, N, 3, heads, d), qkv_bias: (3, heads, d), bias: (heads, N, N) -> (windows * N, C)."""
+def _mix(qkv: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """qkv: (windows, N, 3, heads, d), bias: (heads, N, N) -> (windows * N, C)."""
     if not qkv.is_cuda and qkv.dtype.itemsize >= 4:
-        out: Tensor = _Mix.apply(qkv, qkv_bias, bias, scale)
+        out: Tensor = _Mix.apply(qkv, bias, scale)
         return out
-    q, k, v = _part(qkv, qkv_bias)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (windows, heads, N, d) each
     return masked_attention(q, k, v, bias[None], scale=scale).transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def _mix_differentiably(qkv: Tensor, qkv_bias: Tensor | None, bias: Tensor, scale: float) -> Tensor:
+def _mix_differentiably(qkv: Tensor, bias: Tensor, scale: float) -> Tensor:
     """As `_mix`, for second derivatives, which torch's kernels and ours lack."""
-    q, k, v = _part(qkv, qkv_bias)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (windows, heads, N, d) each
     mixed = (scale * q @ k.mT + bias).softmax(-1) @ v
     return mixed.transpose(1, 2).flatten(2).flatten(0, 1)  # (windows * N, C)
 
 
-def _part(qkv: Tensor, qkv_bias: Tensor | None) -> tuple[Tensor, ...]:
-    """qkv: (windows, N, 3, heads, d) -> queries, keys and values, (windows, heads, N, d) each."""
-    return (qkv if qkv_bias is None else qkv + qkv_bias).permute(2, 0, 3, 1, 4).unbind(0)
-
-
 class _Spread(torch.autograd.Function):
-    """Rows to the places of their windows, zeros where there is none: no two places ask for the same row."""
+    """Rows to the places of their windows, `beyond` or zeros where there is none: no two ask for the same row."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, piece: Piece) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, beyond: Tensor | None, piece: Piece) -> Tensor:
         assert piece.slots is not None
+        assert piece.empty is not None
         ctx.piece = piece
-        return torch.cat([rows, torch.zeros_like(rows[:1])]).index_select(0, piece.slots)
+        places = rows.index_select(0, piece.slots)
+        return places.index_fill_(0, piece.empty, 0.0) if beyond is None else places.index_put_((piece.empty,), beyond)
 
     @staticmethod
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
-        return _Collect.apply(above, ctx.piece), None
+        of_beyond = above[ctx.piece.empty].sum(0) if ctx.needs_input_grad[1] else None
+        return _Collect.apply(above, ctx.piece), of_beyond, None
 
 
 class _Collect(torch.autograd.Function):
@@ -160,22 +161,16 @@ class _Collect(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
-        return _Spread.apply(above, ctx.piece), None
+        return _Spread.apply(above, None, ctx.piece), None
 
 
 class _Mix(torch.autograd.Function):
     """Softmax attention under a bias, whose gradient torch's fast CPU kernel doesn't give."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, qkv_bias: Tensor | None, bias: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, bias: Tensor, scale: float) -> Tensor:
         count, area, _, heads, dim = qkv.shape
-        parted = qkv.new_empty(3, count, heads, area, dim)
-        across = qkv.permute(2, 0, 3, 1, 4)  # (3, windows, heads, N, d)
-        if qkv_bias is None:
-            parted.copy_(across)
-        else:
-            torch.add(across, qkv_bias[:, None, :, None], out=parted)
-        q, k, v = packed = parted.view(3, count * heads, area, dim)
+        q, k, v = packed = qkv.permute(2, 0, 3, 1, 4).reshape(3, count * heads, area, dim)
         logits = torch.bmm(q, k.mT).view(count, heads, area, area)
         shares = torch.add(bias, logits, alpha=scale, out=logits).softmax(-1)
         mixed = torch.bmm(shares.view(-1, area, area), v).view(count, heads, area, dim)
@@ -194,10 +189,8 @@ class _Mix(torch.autograd.Function):
         logits = torch._softmax_backward_data(torch.bmm(above, v.mT), shares, -1, shares.dtype)
         torch.baddbmm(below[0], logits, k, beta=0, alpha=ctx.scale, out=below[0])
         torch.baddbmm(below[1], logits.mT, q, beta=0, alpha=ctx.scale, out=below[1])
-        parted = below.view(3, count, heads, area, -1)
-        of_bias = parted.sum(1).sum(2) if ctx.needs_input_grad[1] else None
-        of_qkv = parted.permute(1, 3, 0, 2, 4)  # (windows, N, 3, heads, d)
-        return of_qkv, of_bias, logits.view(count, heads, area, area).sum(0), None
+        of_qkv = below.view(3, count, heads, area, -1).permute(1, 3, 0, 2, 4)  # (windows, N, 3, heads, d)
+        return of_qkv, logits.view(count, heads, area, area).sum(0), None
 
 
 class _Gathered(torch.autograd.Function):
@@ -240,6 +233,7 @@ def _backward(
         within, *others = pull(mixed, [qkv, own.qkv_bias, own.bias, own.factors], gradient.mm(weights.proj))
         assert within is not None
         totals.add_product(0, within, normed)
+        totals.add_sum(1, within)
         totals.add(1, others[0])
         totals.add(4, *others[1:])
         onward, *others = pull(normed, [rows, own.gain, own.shift], within.mm(weights.qkv))
@@ -255,7 +249,7 @@ def _differentiable_backward(
 ) -> list[Tensor | None]:
     """As `_backward`, out of operations that have a way back themselves."""
     weights, cells = _named(inputs), torch.cat([piece.cells for piece in windows.pieces])
-    qkv = F.linear(windows.norm(tokens[cells], weights.gain, weights.shift), weights.qkv)
+    qkv = F.linear(windows.norm(tokens[cells], weights.gain, weights.shift), weights.qkv, weights.qkv_bias)
     pairs = zip(windows.pieces, torch.split(qkv, [len(piece.cells) for piece in windows.pieces]), strict=True)
     mixed = torch.cat([_attend(windows, piece, part, weights, _mix_differentiably) for piece, part in pairs])
     out = F.linear(mixed, weights.proj, weights.proj_bias)[cells.argsort()]

@@ -62,8 +62,8 @@ def _roll(maps: Tensor, shift: Shift, sign: int) -> Tensor:
 class Piece:
     """Some windows of a batch of maps: `cells` are their rows of (B * H * W, C), window by window.
 
-    Where a window reaches beyond the map, `slots` says which of `cells` stands at each of its places, len(cells) for
-    none; `places` is the way back, and `empty` are the places of none. `runs` are (kind, first, last + 1) of windows.
+    Where a window reaches beyond the map, `slots` says which of `cells` stands at each of its places, the first also at
+    those beyond, which are `empty`; `places` is the way back. `runs` are (kind, first, last + 1) of windows.
     """
 
     cells: Tensor
@@ -105,6 +105,6 @@ def _piece(windows: Tensor, kinds: list[int], device: torch.device) -> Piece:
     runs = tuple((kinds[a], a, b) for a, b in pairwise(starts))
     if inside.all():
         return Piece(cells, runs)
-    slots = torch.where(inside, inside.cumsum(0) - 1, len(cells))
+    slots = torch.where(inside, inside.cumsum(0) - 1, 0)
     places, empty = inside.nonzero()[:, 0], (~inside).nonzero()[:, 0]
     return Piece(cells, runs, slots.to(device), places.to(device), empty.to(device))

@@ -41,6 +41,6 @@ class Totals:
             self.sums[index] = above.t().mm(x) if total is None else total.addmm_(above.t(), x)
 
     def add_sum(self, index: int, above: Tensor) -> None:
-        """above: (rows, M): add the gradient of a linear layer's bias, (M,)."""
+        """above: (rows, M): add the gradient of a linear layer's bias, (M,), in no less than float32."""
         if self.needed[index]:
-            self.add(index, above.sum(0))
+            self.add(index, above.sum(0, dtype=torch.promote_types(above.dtype, torch.float32)))
