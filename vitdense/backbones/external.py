@@ -74,9 +74,9 @@ class ExternalConfig(BackboneConfig):
 class ExternalBackbone(Backbone):
     """A network of another library, `model`, behind our contract.
 
-    Pictures are padded at the right and bottom to what the network takes, and maps are cropped to
-    ceil(size / stride). Strides, channels and sizes are measured when it is made. A library's class says how to get maps,
-    last features and a vector.
+    Pictures are padded at the right and bottom to what the network takes, and maps are cropped to ceil(size / stride).
+    Strides, channels and sizes are measured when it is made. A library's class says how to get maps, last features and
+    a vector.
     """
 
     sizes: Sizes
@@ -104,6 +104,7 @@ class ExternalBackbone(Backbone):
             self.label, self._probe(self.out_indices, norm=self.norm_maps), config.in_channels, tried, only=only
         )
         self.levels, self.sizes = chosen.levels, chosen.sizes
+        self._measured_at = chosen.size
         self._measure_last(chosen)
         if config.grad_checkpointing:
             self._recompute(chosen)
@@ -203,7 +204,7 @@ class ExternalBackbone(Backbone):
         padded = self._padded(images)
         prefix, patches = self._last(padded)
         if patches.ndim == 3:
-            patches = patches.unflatten(1, (-(-padded.shape[-2] // self.last_stride), -1))  # (B, h, w, C)
+            patches = torch.unflatten(patches, 1, (-(-padded.shape[-2] // self.last_stride), -1))  # (B, h, w, C)
         return Tokens(patches[:, :height, :width].flatten(1, 2), prefix, (height, width))
 
     def embed(self, images: Tensor) -> Tensor:
@@ -226,6 +227,16 @@ class ExternalBackbone(Backbone):
         """Position tables and tokens."""
         listed = self._undecayed()
         return {name for name, _ in self.named_parameters() if name.removeprefix("model.") in listed}
+
+    def unused_in_maps(self) -> set[str]:
+        """Found by asking which parameters the maps of a black picture have gradients for."""
+        wanted = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        like = next(self.model.parameters())
+        images = torch.zeros(1, self.in_channels, *self._measured_at, device=like.device, dtype=like.dtype)
+        with torch.enable_grad():
+            total = torch.stack([each.sum() for each in self._maps(images, self.out_indices, self.norm_maps)]).sum()
+        found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+        return {name for name, gradient in zip(wanted, found, strict=True) if gradient is None}
 
 
 def _default(levels: tuple[Level, ...], plain: bool) -> tuple[int, ...]:

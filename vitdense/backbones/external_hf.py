@@ -19,7 +19,7 @@ from vitdense.backbones.hf_network import (
     load_network,
     network_config,
 )
-from vitdense.backbones.hf_states import Layout, lay_out, touched_pictures
+from vitdense.backbones.hf_states import lay_out, touched_pictures
 from vitdense.backbones.options import IMAGENET_MEAN, IMAGENET_STD
 from vitdense.backbones.probing import Size, first_line
 from vitdense.contracts import BACKBONES
@@ -62,7 +62,7 @@ class HfConfig(ExternalConfig):
         if "backbone_config" in facts:
             left_out = tuple(key for key in state if not key.startswith("backbone."))
             state = {k.removeprefix("backbone."): tensor for k, tensor in state.items() if k not in left_out}
-        network, missing, unplaced = load_network(_with_inputs_of(config, state), state)
+        network, missing, unplaced = load_network(config, state)
         fresh = {key for key in missing if "hidden_states_norms." in key or key.endswith("num_batches_tracked")}
         if missing - fresh:
             shown = ", ".join(sorted(missing - fresh)[:6])
@@ -89,8 +89,10 @@ class HfBackbone(ExternalBackbone):
 
     @torch.no_grad()
     def _prepare(self, tried: tuple[Size, ...]) -> None:
-        takes = inspect.signature(self.model.forward).parameters
-        self._patch = self.model.config.patch_size if "spatial_shapes" in takes else None
+        # transformers has no type that says what its networks offer.
+        network: Any = self.model
+        takes = inspect.signature(network.forward).parameters
+        self._patch: int | None = network.config.patch_size if "spatial_shapes" in takes else None
         self._maps_given = gives_maps(self.model)
         self._options = {} if self._maps_given else {"output_hidden_states": True}
         if "interpolate_pos_encoding" in takes:
@@ -100,7 +102,7 @@ class HfBackbone(ExternalBackbone):
         layouts = lay_out(self.label, [*states, *([] if last is None else [last])], size)
         self._layouts, self._last_layout = layouts[: len(states)], layouts[-1]
         strides = [layout.stride for layout in self._layouts]
-        stages = list(self.model.out_features) if self._maps_given else ["stem", *[""] * (len(states) - 1)]
+        stages = list(network.out_features) if self._maps_given else ["stem", *[""] * (len(states) - 1)]
         if len(set(strides)) == 1:
             self._picks = [i for i, stage in enumerate(stages) if stage != "stem"]
         else:
@@ -134,15 +136,17 @@ class HfBackbone(ExternalBackbone):
         return list(states)
 
     def _maps(self, images: Tensor, indices: tuple[int, ...] | None, norm: bool) -> list[Tensor]:
-        states, size = self._states(self._run(images)), images.shape[-2:]
+        states, size = self._states(self._run(images)), _size_of(images)
         maps = []
         for pick in self._picks if indices is None else [self._picks[i] for i in indices]:
-            state = self._norm(states[pick]) if norm and self._norm is not None else states[pick]
+            state = states[pick]
+            if norm and self._norm is not None:
+                state = self.model.get_submodule(self._norm)(state)
             maps.append(self._layouts[pick].patches(state, size).permute(0, 3, 1, 2))  # (B, C, h, w)
         return maps
 
     def _last(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self._last_of(self._run(images), images.shape[-2:])
+        return self._last_of(self._run(images), _size_of(images))
 
     def _last_of(self, outputs: Any, size: Size) -> tuple[Tensor, Tensor]:
         last = outputs.get("last_hidden_state")
@@ -155,13 +159,18 @@ class HfBackbone(ExternalBackbone):
         pooled: Tensor | None = outputs.get("pooler_output")
         if pooled is not None:
             return pooled.flatten(1)  # (B, C, 1, 1) of convolutional networks -> (B, C)
-        prefix, patches = self._last_of(outputs, images.shape[-2:])
+        prefix, patches = self._last_of(outputs, _size_of(images))
         return prefix[:, 0] if prefix.shape[1] else patches.mean(dim=(1, 2))
 
     def _enable_recompute(self) -> None:
-        if not self.model.supports_gradient_checkpointing:
+        network: Any = self.model
+        if not network.supports_gradient_checkpointing:
             raise UserError(f"{self.label} can't recompute: transformers has no gradient checkpointing for it")
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def _size_of(images: Tensor) -> Size:
+    return (images.shape[-2], images.shape[-1])
 
 
 def _naflex(images: Tensor, patch: int) -> dict[str, Tensor]:
@@ -177,25 +186,18 @@ def _naflex(images: Tensor, patch: int) -> dict[str, Tensor]:
     }
 
 
-def _final_norm(model: nn.Module, raw: Tensor, last: Tensor) -> nn.Module | None:
-    """The norm that makes `last` of `raw`; where the network leaves its patches unnormed, the one named for that."""
+def _final_norm(model: nn.Module, raw: Tensor, last: Tensor) -> str | None:
+    """The name of the norm that makes `last` of `raw`; where patches are left unnormed, of the one named for that."""
     norms = [
         (name, module)
         for name, module in model.named_modules()
         if name.count(".") < 2 and getattr(module, "weight", None) is not None and module.weight.shape == raw.shape[-1:]
     ]
-    for _, module in norms:
+    for name, module in norms:
         if torch.allclose(module(raw), last, atol=1e-5):
-            return module
+            return str(name)
     unused = torch.equal(raw, last)
-    return next((module for name, module in norms if unused and name.endswith("post_layernorm")), None)
-
-
-def _with_inputs_of(config: HfConfig, state: Mapping[str, Tensor]) -> HfConfig:
-    """For as many channels as the checkpoint's first kernel has, so that it is adapted afterwards and not dropped."""
-    kernels = [tensor for tensor in state.values() if tensor.ndim == 4 and tensor.shape[2] > 1]
-    inputs = {kernel.shape[1] for kernel in kernels[:1]}
-    return config.model_copy(update={"in_channels": 3}) if inputs == {3} else config
+    return next((str(name) for name, _ in norms if unused and name.endswith("post_layernorm")), None)
 
 
 def _published_statistics(name: str) -> Statistics:

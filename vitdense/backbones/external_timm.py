@@ -23,10 +23,10 @@ class TimmNetwork(Protocol):
     def forward_intermediates(self, x: Tensor, **options: Any) -> list[Tensor]:
         """Maps (B, C, H, W)."""
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last layer's features, as tokens or a map."""
+    def forward_features(self, x: Tensor) -> Tensor | list[Tensor]:
+        """The last layer's features, as tokens or a map, or those of all stages."""
 
-    def forward_head(self, x: Tensor, pre_logits: bool) -> Tensor:
+    def forward_head(self, x: Tensor | list[Tensor], pre_logits: bool) -> Tensor:
         """Pooled features."""
 
     def set_grad_checkpointing(self, enable: bool) -> None:
@@ -100,6 +100,8 @@ class TimmBackbone(ExternalBackbone):
 
     def _last(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self._network().forward_features(images)
+        if isinstance(features, list):  # EfficientViM's head mixes what all its stages give.
+            features = self._maps(images, None, False)[-1]
         if features.ndim == 3:
             return features[:, : self.num_prefix], features[:, self.num_prefix :]
         patches = features if self.channels_last else features.permute(0, 2, 3, 1)  # (B, h, w, C)

@@ -1,5 +1,6 @@
 """Hidden states of transformers' networks as maps: how they lie in memory is measured, not read from a config."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +14,9 @@ from vitdense.errors import UserError
 class Layout(Protocol):
     """How one state of a network lies in memory."""
 
-    stride: int
+    @property
+    def stride(self) -> int:
+        """Pixels across a cell."""
 
     def patches(self, state: Tensor, size: Size) -> Tensor:
         """A state of padded pictures of this size -> (B, h, w, C)."""
@@ -49,7 +52,7 @@ class TokenLayout:
     def patches(self, state: Tensor, size: Size) -> Tensor:
         """(B, lead + h * w + tail, C) -> (B, h, w, C)."""
         rows = -(-size[0] // self.stride)
-        return state[:, self.lead : state.shape[1] - self.tail].unflatten(1, (rows, -1))
+        return torch.unflatten(state[:, self.lead : state.shape[1] - self.tail], 1, (rows, -1))  # (B, h, w, C)
 
     def prefix(self, state: Tensor) -> Tensor:
         """(B, lead + h * w + tail, C) -> (B, lead + tail, C)."""
@@ -96,7 +99,7 @@ def _layout(name: str, state: Tensor, size: Size, lead: int, tail: int) -> Layou
 
 
 def _stride_of_tokens(name: str, cells: int, size: Size) -> int:
-    stride = round((size[0] * size[1] / max(cells, 1)) ** 0.5)
+    stride = round(math.sqrt(size[0] * size[1] / max(cells, 1)))
     if not stride or (size[0] // stride) * (size[1] // stride) != cells:
         raise UserError(f"{name} gives {cells} patches for a picture of {size}: not a map of one whole stride")
     return stride
