@@ -14,6 +14,7 @@ from vitdense.contracts import BACKBONES
 from vitdense.errors import UserError
 from vitdense.layers.position import resize_positions
 
+
 @BACKBONES.register_family("open_clip")
 class OpenClipConfig(ExternalConfig):
     """`architecture` is open_clip's name of a model, such as ViT-B-16, RN50-quickgelu or ViT-B-16-SigLIP."""
@@ -104,7 +105,11 @@ class OpenClipConfig(ExternalConfig):
         other = "without" if quick else "with"
         raise UserError(
             f"{self.label} has no published weights {tag!r}; it has: {', '.join(fitting) or 'none'}"
-            + (f"; made {other} QuickGELU: {', '.join(t for t in tags if t not in fitting)}" if len(tags) > len(fitting) else "")
+            + (
+                f"; made {other} QuickGELU: {', '.join(t for t in tags if t not in fitting)}"
+                if len(tags) > len(fitting)
+                else ""
+            )
         )
 
     def _published(self, tag: str) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""From a name to one of transformers' networks: its config, the network, and weights through transformers' own loader."""
+"""From a name to one of transformers' networks: its config, the network, weights through transformers' own loader."""
 
 import difflib
 import inspect
@@ -20,7 +20,15 @@ from vitdense.errors import UserError, WeightsError
 _PARTS = ("backbone_config", "vision_config")
 # What the config of a network derives from its other fields, or says of whole models only.
 _DERIVED = {"stage_names", "out_features", "out_indices", "_out_features", "_out_indices"}
-_HOUSEKEEPING = _DERIVED | {"architectures", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id", "_name_or_path"}
+_HOUSEKEEPING = _DERIVED | {
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "id2label",
+    "label2id",
+    "_name_or_path",
+}
 _CHANNELS = ("num_channels", "in_channels", "in_chans")
 
 
@@ -70,7 +78,7 @@ def build_network(config: ExternalConfig) -> nn.Module:
 
 
 def network_class(config: ExternalConfig, theirs: Any) -> Any:
-    """AutoBackbone's class for networks in stages (AutoModel's gives maps after downsampling), AutoModel's for others."""
+    """AutoBackbone's class for networks in stages, whose maps AutoModel's gives downsampled; AutoModel's for others."""
     from transformers import MODEL_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 
@@ -78,8 +86,8 @@ def network_class(config: ExternalConfig, theirs: Any) -> Any:
         raise UserError(f"{config.label} is built by timm: take timm/{theirs.backbone}")
     staged = "depths" in theirs.to_dict() and type(theirs) in MODEL_FOR_BACKBONE_MAPPING
     if not staged and type(theirs) in MODEL_MAPPING:
-        found = MODEL_MAPPING[type(theirs)]
-        kind = found[0] if isinstance(found, tuple) else found
+        found: Any = MODEL_MAPPING[type(theirs)]
+        kind: Any = found[0] if isinstance(found, tuple) else found
     elif type(theirs) in MODEL_FOR_BACKBONE_MAPPING:
         kind = MODEL_FOR_BACKBONE_MAPPING[type(theirs)]
     else:
@@ -114,25 +122,41 @@ def _made(network: Any) -> nn.Module:
 
 
 def load_network(config: ExternalConfig, state: Mapping[str, Tensor]) -> tuple[nn.Module, set[str], set[str]]:
-    """The network that holds `state`, the keys it lacks and the keys it has no place for."""
+    """The network that holds `state`, the keys it lacks and the keys it has no place for.
+
+    A checkpoint for three channels is loaded for three, so that its first kernel can be adapted and isn't dropped.
+    """
+    network, found = _from_pretrained(config, state)
+    if found["mismatched_keys"] and config.in_channels != 3:
+        network, found = _from_pretrained(config.model_copy(update={"in_channels": 3}), state)
+    if found["mismatched_keys"]:
+        shown = "; ".join(f"{key} {tuple(a)} for {tuple(b)}" for key, a, b in sorted(found["mismatched_keys"])[:6])
+        raise WeightsError(
+            f"{len(found['mismatched_keys'])} tensors are of another shape than {config.label}'s: {shown}"
+        )
+    own, prefix = set(network.state_dict()), f"{network.base_model_prefix}."
+    shapes = {_without_numbers(key) for key in own}
+    extra = sorted(k for k in found["unexpected_keys"] if _without_numbers(k.removeprefix(prefix)) in shapes)
+    if extra:
+        raise WeightsError(
+            f"{config.label} is smaller than the network of these weights, which has {', '.join(extra[:6])}"
+        )
+    return network, set(found["missing_keys"]) & own, set(found["unexpected_keys"])
+
+
+def _from_pretrained(config: ExternalConfig, state: Mapping[str, Tensor]) -> tuple[Any, dict[str, Any]]:
     theirs = network_config(config)
     kind = network_class(config, theirs)
     with _silence():
         network, found = kind.from_pretrained(
-            None, config=theirs, state_dict=dict(state), dtype=torch.float32, output_loading_info=True,
+            None,
+            config=theirs,
+            state_dict=dict(state),
+            dtype=torch.float32,
+            output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    if found["mismatched_keys"]:
-        shown = "; ".join(f"{key} {tuple(a)} for {tuple(b)}" for key, a, b in sorted(found["mismatched_keys"])[:6])
-        raise WeightsError(f"{len(found['mismatched_keys'])} tensors are of another shape than {config.label}'s: {shown}")
-    network = _made(network)
-    own = set(network.state_dict())
-    shapes = {_without_numbers(key) for key in own}
-    prefix = f"{kind.base_model_prefix}."
-    extra = sorted(k for k in found["unexpected_keys"] if _without_numbers(k.removeprefix(prefix)) in shapes)
-    if extra:
-        raise WeightsError(f"{config.label} is smaller than the network of these weights, which has {', '.join(extra[:6])}")
-    return network, set(found["missing_keys"]) & own, set(found["unexpected_keys"])
+    return _made(network), found
 
 
 def facts_for(config: ExternalConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,10 +175,16 @@ def _whole_config(name: str) -> Any:
         try:
             return CONFIG_MAPPING[name]()
         except (TypeError, ValueError) as error:
-            raise UserError(f"hf/{name} has no default config ({first_line(error)}); give a repository or folder") from error
+            raise UserError(
+                f"hf/{name} has no default config ({first_line(error)}); give a repository or folder"
+            ) from error
     if not is_folder(name) and "/" not in name:
         nearest = difflib.get_close_matches(name, CONFIG_MAPPING, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(f'hf/{each}' for each in nearest)}?" if nearest else "a repository is owner/name"
+        hint = (
+            f"did you mean {' or '.join(f'hf/{each}' for each in nearest)}?"
+            if nearest
+            else "a repository is owner/name"
+        )
         raise UserError(f"transformers has no model type {name!r}; {hint}")
     try:
         with _silence():
@@ -206,8 +236,9 @@ def _without_numbers(key: str) -> str:
 @contextmanager
 def _silence() -> Iterator[None]:
     """transformers prints tables and bars while it loads; our report says it all."""
-    from transformers.utils import logging
+    from transformers.utils import logging as theirs
 
+    logging: Any = theirs
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

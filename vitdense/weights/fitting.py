@@ -33,7 +33,7 @@ class Fitting:
 
 def fit(weights: Weights, wanted: dict[str, Tensor]) -> Fitting:
     """The weights, made to fit a backbone whose state is `wanted` where that can be done."""
-    fitting = Fitting(dict(weights.state), wanted, list(weights.left_out))
+    fitting = Fitting(dict(weights.state), wanted, list(weights.left_out), fresh=list(weights.fresh))
     _position_rows(fitting)
     for key, tensor in list(fitting.state.items()):
         if key in wanted and tensor.shape != wanted[key].shape:
