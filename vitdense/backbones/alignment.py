@@ -13,8 +13,9 @@ from vitdense.contracts import Backbone
 _MOST_OFFSET = 0.99
 # Where a grid lost a part of its last cell and was stretched over it, answers drift by up to a cell on the way there.
 _MOST_DRIFT = 0.5
-# Answers that are wider have no place of their own.
+# Answers that are wider have no place of their own, and of such as are half as wide the centre is not known so well.
 _MOST_SPREAD = 1.5
+_SHARP = 1.0
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Alignment:
     def verdict(self) -> Literal["yes", "no", "unclear"]:
         """Whether every cell stands where it should; "unclear" where answers are too wide to tell, or none, as random
         weights make them in deep networks that mix the whole picture, or end in a norm whose weights begin at zero."""
-        if not self.spread <= _MOST_SPREAD:
-            return "unclear"
-        return "yes" if self.offset < _MOST_OFFSET and self.drift < _MOST_DRIFT and self.last_seen else "no"
+        if self.spread <= _MOST_SPREAD and self.offset < _MOST_OFFSET and self.drift < _MOST_DRIFT and self.last_seen:
+            return "yes"
+        return "no" if self.spread <= _SHARP else "unclear"
 
 
 @torch.no_grad()

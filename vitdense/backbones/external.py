@@ -74,9 +74,9 @@ class ExternalConfig(BackboneConfig):
 class ExternalBackbone(Backbone):
     """A network of another library, `model`, behind our contract.
 
-    Pictures are padded at the right and bottom to what the network takes, and maps are cropped to ceil(size / stride).
-    Strides, channels and sizes are measured when it is made. A library's class says how to get maps, last features and
-    a vector.
+    Pictures are padded at the right and bottom to what the network takes, and maps are cropped to
+    ceil(size / stride). Strides, channels and sizes are measured when it is made. A library's class says how to get
+    maps, last features and a vector.
     """
 
     sizes: Sizes
@@ -105,7 +105,7 @@ class ExternalBackbone(Backbone):
         )
         self.levels, self.sizes = chosen.levels, chosen.sizes
         self._measured_at = chosen.size
-        self._measure_last(chosen)
+        self._measure_last(every)
         if config.grad_checkpointing:
             self._recompute(chosen)
         self._layers = {f"model.{name}": layer for name, layer in self._group_layers(chosen, nested=not plain).items()}
@@ -161,14 +161,14 @@ class ExternalBackbone(Backbone):
         return maps
 
     @torch.no_grad()
-    def _measure_last(self, chosen: Measured) -> None:
+    def _measure_last(self, every: Measured) -> None:
         """The stride of the last features and the width of the vector."""
-        images = torch.zeros(1, self.in_channels, *chosen.size)
+        images = torch.zeros(1, self.in_channels, *every.size)
         _, patches = self._last(images)
         cells = patches[0, ..., 0].numel()
-        stride = round((chosen.size[0] * chosen.size[1] / cells) ** 0.5)
-        if chosen.size[0] // stride * (chosen.size[1] // stride) != cells:
-            raise UserError(f"{self.label} ends in {cells} patches for a picture of {chosen.size}: no whole stride")
+        stride = round((every.size[0] * every.size[1] / cells) ** 0.5)
+        if every.size[0] // stride * (every.size[1] // stride) != cells:
+            raise UserError(f"{self.label} ends in {cells} patches for a picture of {every.size}: no whole stride")
         self.last_stride = stride
         self.embed_dim = self._vector(images).shape[-1]
 
@@ -204,7 +204,8 @@ class ExternalBackbone(Backbone):
         padded = self._padded(images)
         prefix, patches = self._last(padded)
         if patches.ndim == 3:
-            patches = torch.unflatten(patches, 1, (-(-padded.shape[-2] // self.last_stride), -1))  # (B, h, w, C)
+            rows = -(-padded.shape[-2] // self.last_stride)
+            patches = patches.reshape(patches.shape[0], rows, -1, patches.shape[-1])  # (B, h, w, C)
         return Tokens(patches[:, :height, :width].flatten(1, 2), prefix, (height, width))
 
     def embed(self, images: Tensor) -> Tensor:

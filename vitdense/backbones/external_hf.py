@@ -89,10 +89,8 @@ class HfBackbone(ExternalBackbone):
 
     @torch.no_grad()
     def _prepare(self, tried: tuple[Size, ...]) -> None:
-        # transformers has no type that says what its networks offer.
-        network: Any = self.model
-        takes = inspect.signature(network.forward).parameters
-        self._patch: int | None = network.config.patch_size if "spatial_shapes" in takes else None
+        takes = inspect.signature(self.model.forward).parameters
+        self._patch = int(self._network().config.patch_size) if "spatial_shapes" in takes else None
         self._maps_given = gives_maps(self.model)
         self._options = {} if self._maps_given else {"output_hidden_states": True}
         if "interpolate_pos_encoding" in takes:
@@ -102,7 +100,7 @@ class HfBackbone(ExternalBackbone):
         layouts = lay_out(self.label, [*states, *([] if last is None else [last])], size)
         self._layouts, self._last_layout = layouts[: len(states)], layouts[-1]
         strides = [layout.stride for layout in self._layouts]
-        stages = list(network.out_features) if self._maps_given else ["stem", *[""] * (len(states) - 1)]
+        stages = list(self._network().out_features) if self._maps_given else ["stem", *[""] * (len(states) - 1)]
         if len(set(strides)) == 1:
             self._picks = [i for i, stage in enumerate(stages) if stage != "stem"]
         else:
@@ -122,6 +120,9 @@ class HfBackbone(ExternalBackbone):
                 fault = first_line(error)
         raise UserError(f"{self.label} runs at none of {tried}: {fault}")
 
+    def _network(self) -> Any:
+        return self.model
+
     def _run(self, images: Tensor) -> Any:
         if self._patch is None:
             return self.model(images, **self._options)
@@ -136,41 +137,36 @@ class HfBackbone(ExternalBackbone):
         return list(states)
 
     def _maps(self, images: Tensor, indices: tuple[int, ...] | None, norm: bool) -> list[Tensor]:
-        states, size = self._states(self._run(images)), _size_of(images)
+        states, height = self._states(self._run(images)), images.shape[-2]
         maps = []
         for pick in self._picks if indices is None else [self._picks[i] for i in indices]:
             state = states[pick]
             if norm and self._norm is not None:
                 state = self.model.get_submodule(self._norm)(state)
-            maps.append(self._layouts[pick].patches(state, size).permute(0, 3, 1, 2))  # (B, C, h, w)
+            maps.append(self._layouts[pick].patches(state, height).permute(0, 3, 1, 2))  # (B, C, h, w)
         return maps
 
     def _last(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self._last_of(self._run(images), _size_of(images))
+        return self._last_of(self._run(images), images.shape[-2])
 
-    def _last_of(self, outputs: Any, size: Size) -> tuple[Tensor, Tensor]:
+    def _last_of(self, outputs: Any, height: int) -> tuple[Tensor, Tensor]:
         last = outputs.get("last_hidden_state")
         if last is None:
             last = self._states(outputs)[-1]
-        return self._last_layout.prefix(last), self._last_layout.patches(last, size)
+        return self._last_layout.prefix(last), self._last_layout.patches(last, height)
 
     def _vector(self, images: Tensor) -> Tensor:
         outputs = self._run(images)
         pooled: Tensor | None = outputs.get("pooler_output")
         if pooled is not None:
             return pooled.flatten(1)  # (B, C, 1, 1) of convolutional networks -> (B, C)
-        prefix, patches = self._last_of(outputs, _size_of(images))
+        prefix, patches = self._last_of(outputs, images.shape[-2])
         return prefix[:, 0] if prefix.shape[1] else patches.mean(dim=(1, 2))
 
     def _enable_recompute(self) -> None:
-        network: Any = self.model
-        if not network.supports_gradient_checkpointing:
+        if not self._network().supports_gradient_checkpointing:
             raise UserError(f"{self.label} can't recompute: transformers has no gradient checkpointing for it")
-        network.gradient_checkpointing_enable({"use_reentrant": False})
-
-
-def _size_of(images: Tensor) -> Size:
-    return (images.shape[-2], images.shape[-1])
+        self._network().gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _naflex(images: Tensor, patch: int) -> dict[str, Tensor]:
@@ -187,17 +183,19 @@ def _naflex(images: Tensor, patch: int) -> dict[str, Tensor]:
 
 
 def _final_norm(model: nn.Module, raw: Tensor, last: Tensor) -> str | None:
-    """The name of the norm that makes `last` of `raw`; where patches are left unnormed, of the one named for that."""
-    norms = [
-        (name, module)
+    """The name of the norm that makes `last` of `raw`; where the network leaves patches unnormed, post_layernorm."""
+    norms = {
+        name: module
         for name, module in model.named_modules()
-        if name.count(".") < 2 and getattr(module, "weight", None) is not None and module.weight.shape == raw.shape[-1:]
-    ]
-    for name, module in norms:
-        if torch.allclose(module(raw), last, atol=1e-5):
+        if name.count(".") < 2 and isinstance(getattr(module, "weight", None), Tensor)
+    }
+    fitting = [name for name, module in norms.items() if module.get_parameter("weight").shape == raw.shape[-1:]]
+    for name in fitting:
+        if torch.allclose(norms[name](raw), last, atol=1e-5):
             return str(name)
     unused = torch.equal(raw, last)
-    return next((str(name) for name, _ in norms if unused and name.endswith("post_layernorm")), None)
+    named = [name for name in fitting if unused and name.endswith("post_layernorm")]
+    return str(named[0]) if named else None
 
 
 def _published_statistics(name: str) -> Statistics:

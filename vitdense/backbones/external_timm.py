@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, cast
 
+import torch
 from torch import Tensor, nn
 
 from vitdense.backbones.external import Converted, ExternalBackbone, ExternalConfig, Statistics
@@ -95,8 +96,16 @@ class TimmBackbone(ExternalBackbone):
         )
 
     def _prepare(self, tried: tuple[Size, ...]) -> None:
-        self.num_prefix = int(getattr(self.model, "num_prefix_tokens", 0))
+        self.num_prefix = 0
         self.channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+
+    def _measure_last(self, every: Measured) -> None:
+        _, features = self._last(torch.zeros(1, self.in_channels, *every.size))
+        if features.ndim == 3:
+            # Tokens beyond the last map's cells stand before them in all of timm's networks.
+            stride = every.levels[-1].stride
+            self.num_prefix = features.shape[1] - (every.size[0] // stride) * (every.size[1] // stride)
+        super()._measure_last(every)
 
     def _last(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self._network().forward_features(images)

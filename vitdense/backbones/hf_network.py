@@ -1,4 +1,4 @@
-"""From a name to one of transformers' networks: its config, itself, and weights through transformers' own loader."""
+"""From a name to one of transformers' networks: its config, the network, weights through transformers' own loader."""
 
 import difflib
 import inspect
@@ -78,7 +78,7 @@ def build_network(config: ExternalConfig) -> nn.Module:
 
 
 def network_class(config: ExternalConfig, theirs: Any) -> Any:
-    """AutoBackbone's class for networks in stages, whose states AutoModel's gives downsampled, else AutoModel's."""
+    """AutoBackbone's class for networks in stages, whose maps AutoModel's gives downsampled; AutoModel's for others."""
     from transformers import MODEL_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 
@@ -236,14 +236,15 @@ def _without_numbers(key: str) -> str:
 @contextmanager
 def _silence() -> Iterator[None]:
     """transformers prints tables and bars while it loads; our report says it all."""
-    from transformers.utils import logging
+    from transformers.utils import logging as theirs
 
+    logging: Any = theirs
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.enable_progress_bar()

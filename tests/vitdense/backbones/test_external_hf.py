@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel, CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model, ViTConfig, ViTModel
+from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 import vitdense
 from vitdense.contracts import Backbone
@@ -56,7 +56,8 @@ def test_levels_are_true_at_any_size_and_gradients_finite(name: str) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("from_files", [False, True], ids=["in memory", "on disk"])
 def test_maps_are_transformers_own_from_its_weights(from_files: bool, tmp_path: Path) -> None:
-    theirs: Any = Dinov2Model(Dinov2Config(**PLAIN)).eval()
+    theirs: Any = Dinov2Model(Dinov2Config(**PLAIN))
+    theirs.eval()
     for parameter in theirs.parameters():
         parameter.normal_(std=0.1)
     theirs.save_pretrained(tmp_path)
@@ -72,7 +73,8 @@ def test_maps_are_transformers_own_from_its_weights(from_files: bool, tmp_path: 
 
 @torch.no_grad()
 def test_a_folder_says_its_own_config(tmp_path: Path) -> None:
-    theirs: Any = ViTModel(ViTConfig(**PLAIN), add_pooling_layer=False).eval()
+    theirs: Any = ViTModel(ViTConfig(**PLAIN), add_pooling_layer=False)
+    theirs.eval()
     theirs.save_pretrained(tmp_path)
     ours = vitdense.create_backbone(f"hf/{tmp_path}", weights="default").eval()
     images = torch.randn(1, 3, 224, 224)
@@ -83,7 +85,8 @@ def test_a_folder_says_its_own_config(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_the_picture_tower_of_a_whole_clip_loads(tmp_path: Path) -> None:
     small = {**PLAIN, "intermediate_size": 64}
-    theirs: Any = CLIPModel(CLIPConfig(text_config=small, vision_config=small)).eval()
+    theirs: Any = CLIPModel(CLIPConfig(text_config=small, vision_config=small))
+    theirs.eval()
     theirs.save_pretrained(tmp_path)
     ours = vitdense.create_backbone("hf/clip_vision_model", config=small, weights=tmp_path).eval()
     images = torch.randn(1, 3, 224, 224)
@@ -95,7 +98,7 @@ def test_the_picture_tower_of_a_whole_clip_loads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", ["missing", "shape"])
 def test_weights_that_dont_fit_are_refused_by_key(spoil: str) -> None:
-    state = AutoModel.from_config(Dinov2Config(**PLAIN)).state_dict()
+    state = Dinov2Model(Dinov2Config(**PLAIN)).state_dict()
     key = next(key for key in state if key.endswith("norm1.weight"))
     if spoil == "missing":
         del state[key]
