@@ -75,8 +75,8 @@ class ExternalBackbone(Backbone):
     """A network of another library, `model`, behind our contract.
 
     Pictures are padded at the right and bottom to what the network takes, and maps are cropped to
-    ceil(size / stride). Strides, channels and sizes are measured when it is made. A library's class says how to get maps,
-    last features and a vector.
+    ceil(size / stride). Strides, channels and sizes are measured when it is made. A library's class says how to get
+    maps, last features and a vector.
     """
 
     sizes: Sizes
@@ -104,7 +104,8 @@ class ExternalBackbone(Backbone):
             self.label, self._probe(self.out_indices, norm=self.norm_maps), config.in_channels, tried, only=only
         )
         self.levels, self.sizes = chosen.levels, chosen.sizes
-        self._measure_last(chosen)
+        self._measured_at = chosen.size
+        self._measure_last(every)
         if config.grad_checkpointing:
             self._recompute(chosen)
         self._layers = {f"model.{name}": layer for name, layer in self._group_layers(chosen, nested=not plain).items()}
@@ -160,14 +161,14 @@ class ExternalBackbone(Backbone):
         return maps
 
     @torch.no_grad()
-    def _measure_last(self, chosen: Measured) -> None:
+    def _measure_last(self, every: Measured) -> None:
         """The stride of the last features and the width of the vector."""
-        images = torch.zeros(1, self.in_channels, *chosen.size)
+        images = torch.zeros(1, self.in_channels, *every.size)
         _, patches = self._last(images)
         cells = patches[0, ..., 0].numel()
-        stride = round((chosen.size[0] * chosen.size[1] / cells) ** 0.5)
-        if chosen.size[0] // stride * (chosen.size[1] // stride) != cells:
-            raise UserError(f"{self.label} ends in {cells} patches for a picture of {chosen.size}: no whole stride")
+        stride = round((every.size[0] * every.size[1] / cells) ** 0.5)
+        if every.size[0] // stride * (every.size[1] // stride) != cells:
+            raise UserError(f"{self.label} ends in {cells} patches for a picture of {every.size}: no whole stride")
         self.last_stride = stride
         self.embed_dim = self._vector(images).shape[-1]
 
@@ -203,7 +204,8 @@ class ExternalBackbone(Backbone):
         padded = self._padded(images)
         prefix, patches = self._last(padded)
         if patches.ndim == 3:
-            patches = patches.unflatten(1, (-(-padded.shape[-2] // self.last_stride), -1))  # (B, h, w, C)
+            rows = -(-padded.shape[-2] // self.last_stride)
+            patches = patches.reshape(patches.shape[0], rows, -1, patches.shape[-1])  # (B, h, w, C)
         return Tokens(patches[:, :height, :width].flatten(1, 2), prefix, (height, width))
 
     def embed(self, images: Tensor) -> Tensor:
@@ -226,6 +228,16 @@ class ExternalBackbone(Backbone):
         """Position tables and tokens."""
         listed = self._undecayed()
         return {name for name, _ in self.named_parameters() if name.removeprefix("model.") in listed}
+
+    def unused_in_maps(self) -> set[str]:
+        """Found by asking which parameters the maps of a black picture have gradients for."""
+        wanted = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        like = next(self.model.parameters())
+        images = torch.zeros(1, self.in_channels, *self._measured_at, device=like.device, dtype=like.dtype)
+        with torch.enable_grad():
+            total = torch.stack([each.sum() for each in self._maps(images, self.out_indices, self.norm_maps)]).sum()
+        found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+        return {name for name, gradient in zip(wanted, found, strict=True) if gradient is None}
 
 
 def _default(levels: tuple[Level, ...], plain: bool) -> tuple[int, ...]:

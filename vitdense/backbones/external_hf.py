@@ -19,7 +19,7 @@ from vitdense.backbones.hf_network import (
     load_network,
     network_config,
 )
-from vitdense.backbones.hf_states import Layout, lay_out, touched_pictures
+from vitdense.backbones.hf_states import lay_out, touched_pictures
 from vitdense.backbones.options import IMAGENET_MEAN, IMAGENET_STD
 from vitdense.backbones.probing import Size, first_line
 from vitdense.contracts import BACKBONES
@@ -62,7 +62,7 @@ class HfConfig(ExternalConfig):
         if "backbone_config" in facts:
             left_out = tuple(key for key in state if not key.startswith("backbone."))
             state = {k.removeprefix("backbone."): tensor for k, tensor in state.items() if k not in left_out}
-        network, missing, unplaced = load_network(_with_inputs_of(config, state), state)
+        network, missing, unplaced = load_network(config, state)
         fresh = {key for key in missing if "hidden_states_norms." in key or key.endswith("num_batches_tracked")}
         if missing - fresh:
             shown = ", ".join(sorted(missing - fresh)[:6])
@@ -90,7 +90,7 @@ class HfBackbone(ExternalBackbone):
     @torch.no_grad()
     def _prepare(self, tried: tuple[Size, ...]) -> None:
         takes = inspect.signature(self.model.forward).parameters
-        self._patch = self.model.config.patch_size if "spatial_shapes" in takes else None
+        self._patch = int(self._network().config.patch_size) if "spatial_shapes" in takes else None
         self._maps_given = gives_maps(self.model)
         self._options = {} if self._maps_given else {"output_hidden_states": True}
         if "interpolate_pos_encoding" in takes:
@@ -100,7 +100,7 @@ class HfBackbone(ExternalBackbone):
         layouts = lay_out(self.label, [*states, *([] if last is None else [last])], size)
         self._layouts, self._last_layout = layouts[: len(states)], layouts[-1]
         strides = [layout.stride for layout in self._layouts]
-        stages = list(self.model.out_features) if self._maps_given else ["stem", *[""] * (len(states) - 1)]
+        stages = list(self._network().out_features) if self._maps_given else ["stem", *[""] * (len(states) - 1)]
         if len(set(strides)) == 1:
             self._picks = [i for i, stage in enumerate(stages) if stage != "stem"]
         else:
@@ -120,6 +120,9 @@ class HfBackbone(ExternalBackbone):
                 fault = first_line(error)
         raise UserError(f"{self.label} runs at none of {tried}: {fault}")
 
+    def _network(self) -> Any:
+        return self.model
+
     def _run(self, images: Tensor) -> Any:
         if self._patch is None:
             return self.model(images, **self._options)
@@ -134,34 +137,36 @@ class HfBackbone(ExternalBackbone):
         return list(states)
 
     def _maps(self, images: Tensor, indices: tuple[int, ...] | None, norm: bool) -> list[Tensor]:
-        states, size = self._states(self._run(images)), images.shape[-2:]
+        states, height = self._states(self._run(images)), images.shape[-2]
         maps = []
         for pick in self._picks if indices is None else [self._picks[i] for i in indices]:
-            state = self._norm(states[pick]) if norm and self._norm is not None else states[pick]
-            maps.append(self._layouts[pick].patches(state, size).permute(0, 3, 1, 2))  # (B, C, h, w)
+            state = states[pick]
+            if norm and self._norm is not None:
+                state = self.model.get_submodule(self._norm)(state)
+            maps.append(self._layouts[pick].patches(state, height).permute(0, 3, 1, 2))  # (B, C, h, w)
         return maps
 
     def _last(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self._last_of(self._run(images), images.shape[-2:])
+        return self._last_of(self._run(images), images.shape[-2])
 
-    def _last_of(self, outputs: Any, size: Size) -> tuple[Tensor, Tensor]:
+    def _last_of(self, outputs: Any, height: int) -> tuple[Tensor, Tensor]:
         last = outputs.get("last_hidden_state")
         if last is None:
             last = self._states(outputs)[-1]
-        return self._last_layout.prefix(last), self._last_layout.patches(last, size)
+        return self._last_layout.prefix(last), self._last_layout.patches(last, height)
 
     def _vector(self, images: Tensor) -> Tensor:
         outputs = self._run(images)
         pooled: Tensor | None = outputs.get("pooler_output")
         if pooled is not None:
             return pooled.flatten(1)  # (B, C, 1, 1) of convolutional networks -> (B, C)
-        prefix, patches = self._last_of(outputs, images.shape[-2:])
+        prefix, patches = self._last_of(outputs, images.shape[-2])
         return prefix[:, 0] if prefix.shape[1] else patches.mean(dim=(1, 2))
 
     def _enable_recompute(self) -> None:
-        if not self.model.supports_gradient_checkpointing:
+        if not self._network().supports_gradient_checkpointing:
             raise UserError(f"{self.label} can't recompute: transformers has no gradient checkpointing for it")
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self._network().gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _naflex(images: Tensor, patch: int) -> dict[str, Tensor]:
@@ -177,25 +182,20 @@ def _naflex(images: Tensor, patch: int) -> dict[str, Tensor]:
     }
 
 
-def _final_norm(model: nn.Module, raw: Tensor, last: Tensor) -> nn.Module | None:
-    """The norm that makes `last` of `raw`; where the network leaves its patches unnormed, the one named for that."""
-    norms = [
-        (name, module)
+def _final_norm(model: nn.Module, raw: Tensor, last: Tensor) -> str | None:
+    """The name of the norm that makes `last` of `raw`; where the network leaves patches unnormed, post_layernorm."""
+    norms = {
+        name: module
         for name, module in model.named_modules()
-        if name.count(".") < 2 and getattr(module, "weight", None) is not None and module.weight.shape == raw.shape[-1:]
-    ]
-    for _, module in norms:
-        if torch.allclose(module(raw), last, atol=1e-5):
-            return module
+        if name.count(".") < 2 and isinstance(getattr(module, "weight", None), Tensor)
+    }
+    fitting = [name for name, module in norms.items() if module.get_parameter("weight").shape == raw.shape[-1:]]
+    for name in fitting:
+        if torch.allclose(norms[name](raw), last, atol=1e-5):
+            return str(name)
     unused = torch.equal(raw, last)
-    return next((module for name, module in norms if unused and name.endswith("post_layernorm")), None)
-
-
-def _with_inputs_of(config: HfConfig, state: Mapping[str, Tensor]) -> HfConfig:
-    """For as many channels as the checkpoint's first kernel has, so that it is adapted afterwards and not dropped."""
-    kernels = [tensor for tensor in state.values() if tensor.ndim == 4 and tensor.shape[2] > 1]
-    inputs = {kernel.shape[1] for kernel in kernels[:1]}
-    return config.model_copy(update={"in_channels": 3}) if inputs == {3} else config
+    named = [name for name in fitting if unused and name.endswith("post_layernorm")]
+    return str(named[0]) if named else None
 
 
 def _published_statistics(name: str) -> Statistics:

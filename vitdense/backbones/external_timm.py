@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, cast
 
+import torch
 from torch import Tensor, nn
 
 from vitdense.backbones.external import Converted, ExternalBackbone, ExternalConfig, Statistics
@@ -23,10 +24,10 @@ class TimmNetwork(Protocol):
     def forward_intermediates(self, x: Tensor, **options: Any) -> list[Tensor]:
         """Maps (B, C, H, W)."""
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last layer's features, as tokens or a map."""
+    def forward_features(self, x: Tensor) -> Tensor | list[Tensor]:
+        """The last layer's features, as tokens or a map, or those of all stages."""
 
-    def forward_head(self, x: Tensor, pre_logits: bool) -> Tensor:
+    def forward_head(self, x: Tensor | list[Tensor], pre_logits: bool) -> Tensor:
         """Pooled features."""
 
     def set_grad_checkpointing(self, enable: bool) -> None:
@@ -95,11 +96,21 @@ class TimmBackbone(ExternalBackbone):
         )
 
     def _prepare(self, tried: tuple[Size, ...]) -> None:
-        self.num_prefix = int(getattr(self.model, "num_prefix_tokens", 0))
+        self.num_prefix = 0
         self.channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+
+    def _measure_last(self, every: Measured) -> None:
+        _, features = self._last(torch.zeros(1, self.in_channels, *every.size))
+        if features.ndim == 3:
+            # Tokens beyond the last map's cells stand before them in all of timm's networks.
+            stride = every.levels[-1].stride
+            self.num_prefix = features.shape[1] - (every.size[0] // stride) * (every.size[1] // stride)
+        super()._measure_last(every)
 
     def _last(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self._network().forward_features(images)
+        if isinstance(features, list):  # EfficientViM's head mixes what all its stages give.
+            features = self._maps(images, None, False)[-1]
         if features.ndim == 3:
             return features[:, : self.num_prefix], features[:, self.num_prefix :]
         patches = features if self.channels_last else features.permute(0, 2, 3, 1)  # (B, h, w, C)

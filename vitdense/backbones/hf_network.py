@@ -1,4 +1,4 @@
-"""From a name to one of transformers' networks: its config, the network, and weights through transformers' own loader."""
+"""From a name to one of transformers' networks: its config, the network, weights through transformers' own loader."""
 
 import difflib
 import inspect
@@ -78,7 +78,7 @@ def build_network(config: ExternalConfig) -> nn.Module:
 
 
 def network_class(config: ExternalConfig, theirs: Any) -> Any:
-    """AutoBackbone's class for networks in stages (AutoModel's gives maps after downsampling), AutoModel's for others."""
+    """AutoBackbone's class for networks in stages, whose maps AutoModel's gives downsampled; AutoModel's for others."""
     from transformers import MODEL_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 
@@ -86,8 +86,8 @@ def network_class(config: ExternalConfig, theirs: Any) -> Any:
         raise UserError(f"{config.label} is built by timm: take timm/{theirs.backbone}")
     staged = "depths" in theirs.to_dict() and type(theirs) in MODEL_FOR_BACKBONE_MAPPING
     if not staged and type(theirs) in MODEL_MAPPING:
-        found = MODEL_MAPPING[type(theirs)]
-        kind = found[0] if isinstance(found, tuple) else found
+        found: Any = MODEL_MAPPING[type(theirs)]
+        kind: Any = found[0] if isinstance(found, tuple) else found
     elif type(theirs) in MODEL_FOR_BACKBONE_MAPPING:
         kind = MODEL_FOR_BACKBONE_MAPPING[type(theirs)]
     else:
@@ -122,7 +122,29 @@ def _made(network: Any) -> nn.Module:
 
 
 def load_network(config: ExternalConfig, state: Mapping[str, Tensor]) -> tuple[nn.Module, set[str], set[str]]:
-    """The network that holds `state`, the keys it lacks and the keys it has no place for."""
+    """The network that holds `state`, the keys it lacks and the keys it has no place for.
+
+    A checkpoint for three channels is loaded for three, so that its first kernel can be adapted and isn't dropped.
+    """
+    network, found = _from_pretrained(config, state)
+    if found["mismatched_keys"] and config.in_channels != 3:
+        network, found = _from_pretrained(config.model_copy(update={"in_channels": 3}), state)
+    if found["mismatched_keys"]:
+        shown = "; ".join(f"{key} {tuple(a)} for {tuple(b)}" for key, a, b in sorted(found["mismatched_keys"])[:6])
+        raise WeightsError(
+            f"{len(found['mismatched_keys'])} tensors are of another shape than {config.label}'s: {shown}"
+        )
+    own, prefix = set(network.state_dict()), f"{network.base_model_prefix}."
+    shapes = {_without_numbers(key) for key in own}
+    extra = sorted(k for k in found["unexpected_keys"] if _without_numbers(k.removeprefix(prefix)) in shapes)
+    if extra:
+        raise WeightsError(
+            f"{config.label} is smaller than the network of these weights, which has {', '.join(extra[:6])}"
+        )
+    return network, set(found["missing_keys"]) & own, set(found["unexpected_keys"])
+
+
+def _from_pretrained(config: ExternalConfig, state: Mapping[str, Tensor]) -> tuple[Any, dict[str, Any]]:
     theirs = network_config(config)
     kind = network_class(config, theirs)
     with _silence():
@@ -134,21 +156,7 @@ def load_network(config: ExternalConfig, state: Mapping[str, Tensor]) -> tuple[n
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    if found["mismatched_keys"]:
-        shown = "; ".join(f"{key} {tuple(a)} for {tuple(b)}" for key, a, b in sorted(found["mismatched_keys"])[:6])
-        raise WeightsError(
-            f"{len(found['mismatched_keys'])} tensors are of another shape than {config.label}'s: {shown}"
-        )
-    network = _made(network)
-    own = set(network.state_dict())
-    shapes = {_without_numbers(key) for key in own}
-    prefix = f"{kind.base_model_prefix}."
-    extra = sorted(k for k in found["unexpected_keys"] if _without_numbers(k.removeprefix(prefix)) in shapes)
-    if extra:
-        raise WeightsError(
-            f"{config.label} is smaller than the network of these weights, which has {', '.join(extra[:6])}"
-        )
-    return network, set(found["missing_keys"]) & own, set(found["unexpected_keys"])
+    return _made(network), found
 
 
 def facts_for(config: ExternalConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,8 +236,9 @@ def _without_numbers(key: str) -> str:
 @contextmanager
 def _silence() -> Iterator[None]:
     """transformers prints tables and bars while it loads; our report says it all."""
-    from transformers.utils import logging
+    from transformers.utils import logging as theirs
 
+    logging: Any = theirs
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

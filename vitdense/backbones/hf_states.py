@@ -13,10 +13,12 @@ from vitdense.errors import UserError
 class Layout(Protocol):
     """How one state of a network lies in memory."""
 
-    stride: int
+    @property
+    def stride(self) -> int:
+        """Pixels from one patch to the next."""
 
-    def patches(self, state: Tensor, size: Size) -> Tensor:
-        """A state of padded pictures of this size -> (B, h, w, C)."""
+    def patches(self, state: Tensor, height: int) -> Tensor:
+        """A state of padded pictures of this height -> (B, h, w, C)."""
 
     def prefix(self, state: Tensor) -> Tensor:
         """A state -> tokens (B, P, C) that belong to no place."""
@@ -29,13 +31,13 @@ class MapLayout:
     axes: tuple[int, int, int, int]
     stride: int
 
-    def patches(self, state: Tensor, size: Size) -> Tensor:
+    def patches(self, state: Tensor, height: int) -> Tensor:
         """(B, C, h, w) or (B, h, w, C) -> (B, h, w, C)."""
         return state.permute(self.axes)
 
     def prefix(self, state: Tensor) -> Tensor:
         """None: (B, 0, C)."""
-        return self.patches(state, (0, 0))[:, 0, :0]
+        return self.patches(state, 0)[:, 0, :0]
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,10 @@ class TokenLayout:
     tail: int
     stride: int
 
-    def patches(self, state: Tensor, size: Size) -> Tensor:
+    def patches(self, state: Tensor, height: int) -> Tensor:
         """(B, lead + h * w + tail, C) -> (B, h, w, C)."""
-        rows = -(-size[0] // self.stride)
-        return state[:, self.lead : state.shape[1] - self.tail].unflatten(1, (rows, -1))
+        rows = -(-height // self.stride)
+        return state[:, self.lead : state.shape[1] - self.tail].reshape(state.shape[0], rows, -1, state.shape[2])
 
     def prefix(self, state: Tensor) -> Tensor:
         """(B, lead + h * w + tail, C) -> (B, lead + tail, C)."""
@@ -96,7 +98,7 @@ def _layout(name: str, state: Tensor, size: Size, lead: int, tail: int) -> Layou
 
 
 def _stride_of_tokens(name: str, cells: int, size: Size) -> int:
-    stride = round((size[0] * size[1] / max(cells, 1)) ** 0.5)
+    stride: int = round((size[0] * size[1] / max(cells, 1)) ** 0.5)
     if not stride or (size[0] // stride) * (size[1] // stride) != cells:
         raise UserError(f"{name} gives {cells} patches for a picture of {size}: not a map of one whole stride")
     return stride

@@ -18,6 +18,8 @@ Size = tuple[int, int]
 EASY: Size = (224, 224)
 # Sizes that show a network which loses the last rows or columns.
 _ODD = ((65, 97), (94, 127))
+_SECOND: tuple[Size, ...] = ((256, 256),)
+_LONG = 896
 
 
 @dataclass(frozen=True)
@@ -51,28 +53,32 @@ class Measured:
     size: Size
 
 
-def measure(name: str, features: Features, in_channels: int, sizes: tuple[Size, ...], *, only: Size | None) -> Measured:
+def measure(name: str, features: Features, in_channels: int, tried: tuple[Size, ...], *, only: Size | None) -> Measured:
     """Tries a network at several sizes; `only` is the one it may be held to where no padding makes it take any."""
     faults: list[str] = []
-    size, maps = _first_that_works(features, in_channels, sizes, faults)
-    if maps is None:
-        raise UserError(f"{name} runs at none of {', '.join(map(_by, sizes))}: {faults[-1]}")
-    levels = _levels(name, maps, size)
-    strides = [level.stride for level in levels]
-    smallest, largest = min(strides), max(strides)
-    for multiple in (1, smallest, largest, 2 * largest, 4 * largest, *_windows(sizes)):
-        probes = _ODD if multiple == 1 else _probes(multiple)
-        if all(_fits(features, in_channels, probe, levels, faults) for probe in probes):
-            return Measured(levels, Sizes(multiple), size)
-    if only is not None:
-        if any(stride % smallest for stride in strides):
-            raise UserError(f"{name} gives strides {strides} at {_by(size)}: give an image_size that its stages divide")
-        return Measured(levels, Sizes(only=size), size)
-    raise UserError(
-        f"{name} takes pictures of {_by(size)} only ({faults[-1]}), and maps are promised for any size; give "
-        "image_size: [H, W] of your largest picture, which all are then padded to, or take a network with relative or "
-        "resizable positions, such as timm/vit_*, timm/swin_*, timm/convnext_*"
-    )
+    held: Measured | None = None
+    # A stride of 64 shows as one of 56 at 224; what is true at one size is asked again at others.
+    for size in dict.fromkeys((*tried, *(() if only else _SECOND))):
+        maps = _attempt(features, in_channels, size, faults)
+        levels = None if maps is None else _levels(maps, size, faults)
+        if levels is None:
+            continue
+        held = held or Measured(levels, Sizes(only=size), size)
+        for multiple in _multiples(levels, tried):
+            if all(_fits(features, in_channels, probe, levels, faults) for probe in _probes(multiple)):
+                return Measured(levels, Sizes(multiple), size)
+    if held is None:
+        raise UserError(f"{name} gives no maps: {faults[-1]}")
+    strides = [level.stride for level in held.levels]
+    if only is None:
+        raise UserError(
+            f"{name} takes pictures of {_by(held.size)} only ({faults[-1]}), and maps are promised for any size; give "
+            "image_size: [H, W] of your largest picture, which all are then padded to, or take a network with relative "
+            "or resizable positions, such as timm/vit_*, timm/swin_*, timm/convnext_*"
+        )
+    if any(stride % min(strides) for stride in strides):
+        raise UserError(f"{name} gives strides {strides} at {_by(only)}: give an image_size that its stages divide")
+    return held
 
 
 def saved_for_backward(features: Features, images: Tensor) -> int:
@@ -192,23 +198,19 @@ def _by(size: Iterable[int]) -> str:
     return " x ".join(map(str, size))
 
 
-def _windows(sizes: Iterable[Size]) -> list[int]:
-    return sorted({height for height, width in sizes if height == width})
+def _multiples(levels: tuple[Level, ...], tried: Iterable[Size]) -> list[int]:
+    """Candidates for what pictures must be padded to: strides, several of the coarsest, whole windows."""
+    strides = [level.stride for level in levels]
+    windows = {height for height, width in tried if height == width}
+    return sorted({1, min(strides), max(strides), 2 * max(strides), 4 * max(strides), *windows})
 
 
 def _probes(multiple: int) -> tuple[Size, ...]:
+    """A small size and a long one, which shows a stride that is a little wrong."""
+    if multiple == 1:
+        return (*_ODD, (_ODD[0][0], _LONG + 5))
     rows = max(1, -(-64 // multiple))
-    return ((rows * multiple, (rows + 1) * multiple),)
-
-
-def _first_that_works(
-    features: Features, in_channels: int, sizes: tuple[Size, ...], faults: list[str]
-) -> tuple[Size, list[Tensor] | None]:
-    for size in sizes:
-        maps = _attempt(features, in_channels, size, faults)
-        if maps is not None:
-            return size, maps
-    return sizes[-1], None
+    return (rows * multiple, (rows + 1) * multiple), (rows * multiple, -(-_LONG // multiple) * multiple)
 
 
 @torch.no_grad()
@@ -221,13 +223,12 @@ def _attempt(features: Features, in_channels: int, size: Size, faults: list[str]
         return None
 
 
-def _levels(name: str, maps: list[Tensor], size: Size) -> tuple[Level, ...]:
+def _levels(maps: list[Tensor], size: Size, faults: list[str]) -> tuple[Level, ...] | None:
     levels = []
     for each in maps:
         if each.ndim != 4 or size[0] % each.shape[2] or size[0] // each.shape[2] * each.shape[3] != size[1]:
-            raise UserError(
-                f"{name} gives {tuple(each.shape)} for a picture of {_by(size)}: not a map of one whole stride"
-            )
+            faults.append(f"{tuple(each.shape)} of a picture of {_by(size)} is not a map of one whole stride")
+            return None
         levels.append(Level(each.shape[1], size[0] // each.shape[2]))
     return tuple(levels)
 

@@ -25,7 +25,8 @@ class Checkpoint:
 class Weights:
     """Tensors under our names, and the options that the network they come from was built with.
 
-    `options` rank below what a user sets; `left_out` are keys that a backbone has no place for, such as a classifier.
+    `options` rank below what a user sets; `left_out` are keys that a backbone has no place for, such as a classifier;
+    `fresh` are in `state` as a library makes them, since its checkpoint lacks them.
     """
 
     state: Mapping[str, Tensor]
@@ -34,3 +35,4 @@ class Weights:
     architecture: str
     options: Mapping[str, Any] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()

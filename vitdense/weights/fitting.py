@@ -42,7 +42,7 @@ def fit(weights: Weights, backbone: Backbone) -> Fitting:
     """The weights, made to fit a backbone where that can be done."""
     options = {} if backbone.config is None else backbone.config.model_dump()
     wanted = backbone.state_dict()
-    fitting = Fitting(dict(weights.state), wanted, options, list(weights.left_out))
+    fitting = Fitting(dict(weights.state), wanted, options, list(weights.left_out), fresh=list(weights.fresh))
     _position_rows(fitting)
     _absent_biases(fitting)
     for key, tensor in list(fitting.state.items()):
