@@ -39,5 +39,7 @@ def test_a_whole_clip_gives_its_picture_tower(tmp_path: Path) -> None:
 def test_refusals_say_why() -> None:
     with pytest.raises(UserError, match="ViT-B-32"):
         vitdense.create_backbone("open_clip/ViT-B-23")
+    with pytest.raises(UserError, match="has no published weights 'nobody'"):
+        vitdense.create_backbone("open_clip/ViT-B-32", weights="open_clip/ViT-B-32/nobody")
     with pytest.raises(UserError, match=r"hf download|fetch"):
-        vitdense.create_backbone("open_clip/ViT-B-32", weights="open_clip/ViT-B-32/openai")
+        vitdense.create_backbone("open_clip/ViT-B-32", weights="open_clip/ViT-B-32/laion2b_e16")
