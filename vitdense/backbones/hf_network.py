@@ -29,7 +29,10 @@ _HOUSEKEEPING = _DERIVED | {
     "label2id",
     "_name_or_path",
 }
-_CHANNELS = ("num_channels", "in_channels", "in_chans")
+# Whole models, and networks for video or text, in transformers' lists of backbones and picture models.
+_NO_BACKBONES = """cohere2_vision conditional_detr dab-detr deformable_detr depth_pro detr imagegpt llama4 mlcd mllama
+    swin2sr table-transformer timesformer timm_backbone timm_wrapper tipsv2 videomae videoprism_vision_model vivit""".split()
+_CHANNELS = ("num_channels", "stem_num_channels", "in_channels", "in_chans")
 
 
 def is_folder(name: str) -> bool:
@@ -44,10 +47,19 @@ def is_model_type(name: str) -> bool:
     return name in CONFIG_MAPPING
 
 
+def picture_types() -> list[str]:
+    """Model types with a default config whose networks see pictures."""
+    from transformers.models.auto import modeling_auto as lists
+
+    towers = {name for name in lists.MODEL_MAPPING_NAMES if name.endswith("vision_model")}
+    known = towers | set(lists.MODEL_FOR_IMAGE_MAPPING_NAMES) | set(lists.MODEL_FOR_BACKBONE_MAPPING_NAMES)
+    return sorted(known - set(_NO_BACKBONES))
+
+
 def network_config(config: ExternalConfig) -> Any:
     """transformers' config of the picture part, with the user's options in it."""
     theirs = picture_part(_whole_config(config.architecture))
-    fields = json.loads(theirs.to_json_string(use_diff=False))
+    fields = _fields(theirs)
     unknown = sorted(config.config.keys() - fields.keys())
     if unknown:
         nearest = difflib.get_close_matches(unknown[0], fields, n=3)
@@ -60,6 +72,16 @@ def network_config(config: ExternalConfig) -> Any:
         return type(theirs)(**{**{k: v for k, v in fields.items() if k not in _DERIVED}, **options})
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise UserError(f"{config.label} refuses {options}: {first_line(error)}") from error
+
+
+def config_fields(name: str) -> dict[str, Any]:
+    """The fields of a network's config, as they stand in a config.json."""
+    return _fields(picture_part(_whole_config(name)))
+
+
+def _fields(theirs: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(theirs.to_json_string(use_diff=False))
+    return fields
 
 
 def picture_part(theirs: Any) -> Any:
