@@ -141,5 +141,5 @@ def check_pyramid(levels: tuple[Level, ...]) -> None:
     if len(levels) < 2 or any(coarse <= fine for fine, coarse in pairwise(strides)):
         raise UserError(
             f"upernet needs a pyramid: at least 2 levels of growing stride, finest first; got strides {strides}. "
-            "An adapter makes one of a plain ViT's maps: `adapter: {name: simple_pyramid}`"
+            "An adapter makes one: `adapter: {name: simple_pyramid}` of a plain ViT's maps, reassemble of a hybrid's"
         )

@@ -1,37 +1,37 @@
-"""What works for which backbone, measured: python tools/survey.py [PATTERN] [--json].
-
-Without a pattern, all are surveyed and the tables of docs/backbones.md are written anew.
-"""
+"""Makes and measures one backbone of each family, for docs/backbones.md: python tools/survey.py [PATTERN] [--json]."""
 
 import argparse
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import track
 
 from vitdense import cli
-from vitdense.surveying import put_into, survey, table
+from vitdense.errors import UserError
+from vitdense.surveying import as_page, as_records, examine, named
 
 PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0, whatever the survey finds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pattern", nargs="?", default="*", help="names to survey, such as 'hf/*' or 'swin*'")
-    parser.add_argument("--json", action="store_true", help="print the rows as one JSON object")
+    """Exit code 0; with a pattern the table is printed, without one it is written."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pattern", nargs="?", default="*", help='such as "timm/*" or "hf/swin*"')
+    parser.add_argument("--json", action="store_true", help="print the findings as one JSON object")
     options = parser.parse_args(arguments)
-    rows = []
+    names = list(named(options.pattern))
+    if not names:
+        raise UserError(f"nothing that is surveyed matches {options.pattern!r}; all: python tools/survey.py")
     screen = Console(stderr=True)
-    with screen.status("building the first") as status:
-        for row in survey(options.pattern):
-            rows.append(row)
-            status.update(f"{len(rows)} surveyed, the last {row.name}")
-    tables = table(rows)
-    if options.pattern == "*":
-        PAGE.write_text(put_into(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
-    print(cli.to_json({"rows": [asdict(row) for row in rows]}) if options.json else tables)
+    findings = [examine(name, given) for name, given in track(names, "measuring", console=screen)]
+    if options.json:
+        print(cli.to_json(as_records(findings)))
+    elif options.pattern == "*":
+        PAGE.write_text(as_page(findings), encoding="utf-8")
+        print(f"{PAGE.name}: {len(findings)} names")
+    else:
+        print(as_page(findings))
     return cli.DONE
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from vitdense import checkpoint
-from vitdense.contracts import ADAPTERS, BACKBONES, Adapter, Backbone, BackboneConfig, HeadConfig, Tokens
+from vitdense.contracts import ADAPTERS, BACKBONES, AdapterConfig, Backbone, BackboneConfig, HeadConfig, Tokens
 from vitdense.errors import CheckpointError, UserError
 from vitdense.model import Model
 from vitdense.recipe import Recipe, load_recipe
@@ -19,11 +19,12 @@ from vitdense.recipe import Recipe, load_recipe
 class AdaptedBackbone(Backbone):
     """A backbone whose maps pass through an adapter; `levels` are the adapter's."""
 
-    def __init__(self, backbone: Backbone, adapter: Adapter) -> None:
+    def __init__(self, backbone: Backbone, config: AdapterConfig) -> None:
         super().__init__()
         self.backbone = backbone
-        self.adapter = adapter
-        self.levels = adapter.levels
+        self.adapter = config.build(backbone.levels)
+        self.adapter_config = config
+        self.levels = self.adapter.levels
         self.embed_dim = backbone.embed_dim
         self.num_layers = backbone.num_layers
         self.mean, self.std = backbone.mean, backbone.std
@@ -83,7 +84,7 @@ def create_backbone(
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, given {e['input']!r}" for e in error.errors())
         raise UserError(f"{name}: {faults}") from error
     backbone = _build_backbone(config, config.weights if weights is None else weights)
-    return backbone if adapter_config is None else AdaptedBackbone(backbone, adapter_config.build(backbone.levels))
+    return backbone if adapter_config is None else AdaptedBackbone(backbone, adapter_config)
 
 
 def _build_backbone(config: BackboneConfig, weights: str | Path | Mapping[str, Tensor] | None) -> Backbone:
@@ -92,10 +93,10 @@ def _build_backbone(config: BackboneConfig, weights: str | Path | Mapping[str, T
         backbone = config.build()
         backbone.config = config
         return backbone
-    from vitdense.weights import load_weights, read_weights
+    from vitdense.weights import configured, load_weights, read_weights
 
     found = read_weights(weights, config)
-    config = config.with_defaults(found.options)
+    config = configured(config, found)
     backbone = config.build()
     backbone.config = config
     backbone.load_report = load_weights(backbone, found)
@@ -113,7 +114,7 @@ def build_model(
     config = recipe.backbone
     backbone = _build_backbone(config, config.weights if load_weights else None)
     if recipe.adapter is not None:
-        backbone = AdaptedBackbone(backbone, recipe.adapter.build(backbone.levels))
+        backbone = AdaptedBackbone(backbone, recipe.adapter)
     head = _with_classes(recipe.head, classes).build(backbone.levels)
     return Model(backbone, head, classes=classes, palette=palette, inference=recipe.inference)
 

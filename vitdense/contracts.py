@@ -106,6 +106,7 @@ class Backbone(nn.Module, ABC):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     config: BackboneConfig | None = None
+    adapter_config: "AdapterConfig | None" = None
     load_report: LoadReport | None = None
 
     @abstractmethod
@@ -125,7 +126,10 @@ class Backbone(nn.Module, ABC):
 
         Normed where the maps are; plain backbones only, others raise UserError.
         """
-        raise UserError(f"{type(self).__name__} has no stages of one stride that an adapter could enter")
+        raise UserError(
+            f"{type(self).__name__} has no stages of one stride that an adapter could enter: "
+            "take one that works on maps, such as `adapter: {name: simple_pyramid}`"
+        )
 
     @abstractmethod
     def layer_of(self, parameter: str) -> int:

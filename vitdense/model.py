@@ -26,6 +26,9 @@ class Model(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        # A head sees maps: what serves the pooled vector alone gets no gradient, which DDP would take for an error.
+        for name in backbone.unused_in_maps():
+            backbone.get_parameter(name).requires_grad_(False)
         self.classes = tuple(classes)
         self.palette = tuple(palette)
         self.inference = inference or InferenceConfig()

@@ -1,160 +1,169 @@
-"""A survey of backbones: what works for one member of each family, measured, as rows and as a table for the docs."""
+"""Which backbones give true maps at any size: one of each family is made, run and measured, and written as a table."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from importlib.metadata import version
-from itertools import groupby
 from typing import Any
 
 import torch
 
 from vitdense.backbones.alignment import measure_alignment
-from vitdense.backbones.examples import examples
+from vitdense.build import create_backbone, list_backbones
 from vitdense.contracts import BACKBONES, Backbone
 from vitdense.errors import UserError
 
-_SIZES = ((64, 96), (250, 333))
-# What libraries raise where they can't do what is asked, after our own refusal.
-_REFUSALS = (UserError, RuntimeError, ValueError, TypeError, AssertionError, AttributeError, LookupError, ImportError)
-_LONGEST_NOTE = 110
-_PACKAGES = {"hf": "transformers", "open_clip": "open-clip-torch"}
-_BEGIN, _END = "<!-- tables by tools/survey.py -->", "<!-- end of tables -->"
+SIZES = ((224, 224), (250, 333), (64, 96))
+
+_PLAIN: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+_STAGES: dict[str, Any] = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4]}
+
+# Of transformers' model types, with small configs; others of the same kind work alike.
+TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "vit": _PLAIN,
+    "deit": _PLAIN,
+    "vit_mae": _PLAIN,
+    "beit": _PLAIN,
+    "data2vec-vision": _PLAIN,
+    "dinov2": _PLAIN,
+    "dinov2_with_registers": _PLAIN,
+    "dinov3_vit": _PLAIN,
+    "clip_vision_model": _PLAIN,
+    "siglip_vision_model": _PLAIN,
+    "siglip2_vision_model": _PLAIN,
+    "vitdet": _PLAIN,
+    "swin": _STAGES,
+    "swinv2": _STAGES,
+    "convnext": {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]},
+    "convnextv2": {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]},
+    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]},
+    "bit": {"embedding_size": 32, "hidden_sizes": [32, 32, 64, 64], "depths": [1, 1, 1, 1]},
+    "focalnet": {"embed_dim": 16, "depths": [1, 1, 1, 1]},
+    "pvt_v2": {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 4]},
+    "segformer": {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]},
+    "hiera": {},
+    "dinov3_convnext": {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]},
+    "bert": {},
+}
+TIMM = (
+    *("resnet18", "convnext_atto", "regnetx_002", "efficientnet_b0", "mobilenetv3_small_050", "densenet121"),
+    *("hrnet_w18_small", "vgg11", "repvgg_a0", "hgnetv2_b0", "fastvit_t8", "mobileone_s0", "tiny_vit_5m_224"),
+    *("vit_tiny_patch16_224", "deit_tiny_patch16_224", "beit_base_patch16_224", "eva02_tiny_patch14_224"),
+    *("vit_small_patch14_dinov2", "vit_small_patch16_dinov3", "cait_xxs24_224", "xcit_nano_12_p16_224"),
+    *("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "pvt_v2_b0", "davit_tiny", "nextvit_small"),
+    *("maxvit_rmlp_nano_rw_256", "coatnet_nano_rw_224", "hiera_tiny_224", "levit_128s", "crossvit_tiny_240"),
+)
+OPEN_CLIP = ("ViT-B-32", "ViT-B-32-quickgelu", "RN50", "ViT-B-16-SigLIP", "convnext_base")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One backbone: the strides of its levels, and "yes", "no" or more for each thing that was tried."""
+class Finding:
+    """What one backbone does; `strides` is empty and `problem` says why where it can't be made or run."""
 
     name: str
-    strides: str = ""
-    any_size: str = ""
-    gradients: str = ""
-    recompute: str = ""
-    four_channels: str = ""
+    strides: tuple[int, ...] = ()
+    channels: tuple[int, ...] = ()
+    any_size: bool = False
+    backward: bool = False
     aligned: str = ""
-    note: str = ""
+    recompute: bool = False
+    one_channel: bool = False
+    problem: str = ""
 
 
-def survey(pattern: str = "*") -> Iterator[Row]:
-    """A row for each representative whose name matches a shell pattern, as soon as it is measured."""
-    for name, options in examples().items():
-        if fnmatch(name, pattern):
-            yield survey_one(name, options)
+def named(pattern: str = "*") -> Iterator[tuple[str, dict[str, Any]]]:
+    """The names that are surveyed and the options they are made with."""
+    everything: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in list_backbones() if _affordable(name)]
+    everything += [(f"timm/{name}", {}) for name in TIMM]
+    everything += [(f"hf/{name}", {"config": config} if config else {}) for name, config in TRANSFORMERS.items()]
+    everything += [(f"open_clip/{name}", {}) for name in OPEN_CLIP]
+    return iter([(name, options) for name, options in everything if fnmatch(name, pattern)])
 
 
-def survey_one(name: str, options: Mapping[str, Any]) -> Row:
-    """Builds a backbone with these options, and tries what the contract promises.
-
-    One that takes a single size is built for 224 or 256 pixels, and tried with smaller pictures.
-    """
-    refusal = ""
-    for size in (None, 224, 256):
-        chosen = dict(options) if size is None else {**options, "image_size": size}
-        try:
-            backbone = _create(name, chosen)
-        except _REFUSALS as error:
-            refusal = refusal or _short(name, error)
-            if "image_size" not in str(error):
-                break
-            continue
-        sizes = _SIZES if size is None else ((size // 3, size // 2), (size - 23, size - 6))
-        return _row(name, backbone, chosen, sizes, size)
-    return Row(name, note=refusal)
+def _affordable(name: str) -> bool:
+    """Own presets of one structure differ in width only: the smallest stands for them."""
+    config = BACKBONES.create(name).model_dump()
+    return int(config["embed_dim"]) <= 384 or name in ("beit_base_patch16", "sam_base_patch16", "clip_base_patch32")
 
 
-def _row(
-    name: str, backbone: Backbone, options: dict[str, Any], sizes: Sequence[tuple[int, int]], only: int | None
-) -> Row:
-    held = _tried(lambda: _levels_hold(backbone, sizes))
-    return Row(
+def examine(name: str, options: dict[str, Any]) -> Finding:
+    """One backbone, made and measured."""
+    torch.manual_seed(0)
+    try:
+        backbone = create_backbone(name, **options).eval()
+        any_size = all(_true(backbone, size) for size in SIZES)
+        alignment = {each.verdict for each in measure_alignment(backbone, (250, 333))}
+    except UserError as error:
+        return Finding(name, problem=str(error).splitlines()[0])
+    return Finding(
         name,
-        strides=_counted([level.stride for level in backbone.levels]),
-        any_size=held if only is None else f"up to image_size={only}" if held == "yes" else held,
-        gradients=_tried(lambda: _gradients_hold(backbone, sizes[0])),
-        recompute=_tried(lambda: _create(name, {**options, "grad_checkpointing": True}) is not backbone),
-        four_channels=_tried(lambda: _create(name, {**options, "in_channels": 4}) is not backbone),
-        aligned=_verdicts([level.verdict for level in measure_alignment(backbone.eval(), sizes[1])]),
+        strides=tuple(level.stride for level in backbone.levels),
+        channels=tuple(level.channels for level in backbone.levels),
+        any_size=any_size,
+        backward=_backward(backbone),
+        aligned="no" if "no" in alignment else "unclear" if "unclear" in alignment else "yes",
+        recompute=_takes(name, {**options, "grad_checkpointing": True}),
+        one_channel=_takes(name, {**options, "in_channels": 1}),
     )
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Markdown: a table for each library, with what it counts and the versions that were measured."""
-    parts = []
-    for library, group in groupby(rows, key=lambda row: row.name.rpartition("/")[0].partition("/")[0]):
-        found = list(group)
-        working = [row for row in found if not row.note]
-        package = _PACKAGES.get(library, library)
-        title = f"`{library}/`, {package} {version(package)}" if library else "Our own"
-        parts.append(f"### {title}: {len(working)} of {len(found)} give maps\n")
-        parts.append("| name | strides | any size | gradients | recompute | 4 channels | aligned |")
-        parts.append("|---|---|---|---|---|---|---|")
-        for row in working:
-            cells = (row.strides, row.any_size, row.gradients, row.recompute, row.four_channels, row.aligned)
-            parts.append(f"| `{row.name}` | {' | '.join(cells)} |")
-        refused = [row for row in found if row.note]
-        if refused:
-            parts.append("\n| refused | why |\n|---|---|")
-            parts.extend(f"| `{row.name}` | {row.note.replace('|', '/')} |" for row in refused)
-        parts.append("")
-    return "\n".join(parts)
-
-
-def put_into(page: str, tables: str) -> str:
-    """The page with its tables replaced: they stand between two comments."""
-    before, found, rest = page.partition(_BEGIN)
-    _, ended, after = rest.partition(_END)
-    if not found or not ended:
-        raise UserError(f"the page has no place for tables: {_BEGIN} ... {_END}")
-    return f"{before}{_BEGIN}\n\n{tables}\n{_END}{after}"
-
-
-def _create(name: str, options: Mapping[str, Any]) -> Backbone:
-    torch.manual_seed(0)
-    return BACKBONES.create(name, options).build()
-
-
-def _tried(work: Callable[[], bool]) -> str:
-    try:
-        return "yes" if work() else "no"
-    except _REFUSALS:
-        return "no"
-
-
 @torch.no_grad()
-def _levels_hold(backbone: Backbone, sizes: Sequence[tuple[int, int]]) -> bool:
-    backbone.eval()
-    for height, width in sizes:
-        maps = backbone(torch.randn(1, len(backbone.mean), height, width))
-        promised = [(1, each.channels, -(-height // each.stride), -(-width // each.stride)) for each in backbone.levels]
-        if [tuple(each.shape) for each in maps] != promised:
-            return False
+def _true(backbone: Backbone, size: tuple[int, int]) -> bool:
+    maps = backbone(torch.randn(1, 3, *size))
+    promised = [(1, each.channels, *(-(-side // each.stride) for side in size)) for each in backbone.levels]
+    return [tuple(each.shape) for each in maps] == promised
+
+
+def _backward(backbone: Backbone) -> bool:
+    maps = backbone(torch.randn(1, 3, 64, 96).requires_grad_())
+    wanted = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    loss = torch.stack([each.square().mean() for each in maps]).sum()
+    found = torch.autograd.grad(loss, wanted, allow_unused=True)
+    return any(each is not None for each in found) and all(
+        each is None or bool(each.isfinite().all()) for each in found
+    )
+
+
+def _takes(name: str, options: dict[str, Any]) -> bool:
+    try:
+        create_backbone(name, **options)
+    except UserError:
+        return False
     return True
 
 
-def _gradients_hold(backbone: Backbone, size: tuple[int, int]) -> bool:
-    """Finite for every parameter that the maps need, in training mode."""
-    maps = backbone.train()(torch.randn(2, len(backbone.mean), *size))
-    torch.stack([each.square().mean() for each in maps]).sum().backward()
-    found = [parameter.grad for parameter in backbone.parameters() if parameter.grad is not None]
-    backbone.zero_grad()
-    return bool(found) and all(bool(gradient.isfinite().all()) for gradient in found)
+def as_page(findings: list[Finding]) -> str:
+    """The table of docs/backbones.md."""
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "transformers", "open_clip_torch"))
+    works = sum(not each.problem for each in findings)
+    lines = [
+        "# Backbones",
+        "",
+        f"Written by `python tools/survey.py` with {libraries}: {works} of {len(findings)} names work.",
+        "",
+        "Each is made with random weights (transformers' with small configs) and measured: the strides and channels of",
+        "its maps; whether they are ceil(size / stride) at 224x224, 250x333 and 64x96; whether gradients are finite;",
+        "whether cells stand where their pixels are (*unclear*: random weights answer too widely to tell); whether it",
+        "can recompute (`grad_checkpointing`) and take one input channel. Of own presets the narrow ones are shown.",
+        "",
+        "| name | strides | channels | any size | gradients | aligned | recompute | 1 channel |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for each in findings:
+        if each.problem:
+            lines.append(f"| `{each.name}` | {each.problem.replace('|', '/')} | | | | | | |")
+            continue
+        strides, channels = (", ".join(map(str, values)) for values in (each.strides, each.channels))
+        answers = [_word(value) for value in (each.any_size, each.backward)]
+        more = [_word(value) for value in (each.recompute, each.one_channel)]
+        lines.append(f"| `{each.name}` | {' | '.join([strides, channels, *answers, each.aligned, *more])} |")
+    return "\n".join(lines) + "\n"
 
 
-def _counted(strides: Sequence[int]) -> str:
-    """[16, 16, 16, 16] -> "4 x 16", [4, 8, 16, 32] -> "4 8 16 32"."""
-    return f"{len(strides)} x {strides[0]}" if len(set(strides)) == 1 else " ".join(map(str, strides))
+def as_records(findings: list[Finding]) -> dict[str, Any]:
+    """For JSON, by name."""
+    return {each.name: asdict(each) for each in findings}
 
 
-def _verdicts(verdicts: Sequence[str]) -> str:
-    """One word where all levels agree; else how many are what."""
-    counted = {verdict: verdicts.count(verdict) for verdict in ("yes", "no", "unclear") if verdict in verdicts}
-    return next(iter(counted)) if len(counted) == 1 else ", ".join(f"{count} {v}" for v, count in counted.items())
-
-
-def _short(name: str, error: BaseException) -> str:
-    """What an error says, on one line, without the name that stands beside it."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
-    text = text.removeprefix(name).lstrip(": ")
-    return text if len(text) <= _LONGEST_NOTE else f"{text[:_LONGEST_NOTE]} ..."
+def _word(value: bool) -> str:
+    return "yes" if value else "no"

@@ -1,5 +1,20 @@
 """Levels in, levels out; importing this package registers the adapters."""
 
+from vitdense.adapters.fpn import FPN, FPNConfig
+from vitdense.adapters.multilevel import MultiLevel, MultiLevelConfig
+from vitdense.adapters.reassemble import Reassemble, ReassembleConfig
 from vitdense.adapters.simple_pyramid import SimplePyramid, SimplePyramidConfig
+from vitdense.adapters.vit_adapter import ViTAdapter, ViTAdapterConfig
 
-__all__ = ["SimplePyramid", "SimplePyramidConfig"]
+__all__ = [
+    "FPN",
+    "FPNConfig",
+    "MultiLevel",
+    "MultiLevelConfig",
+    "Reassemble",
+    "ReassembleConfig",
+    "SimplePyramid",
+    "SimplePyramidConfig",
+    "ViTAdapter",
+    "ViTAdapterConfig",
+]

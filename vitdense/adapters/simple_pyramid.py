@@ -2,14 +2,10 @@
 
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from vitdense.adapters.grids import STRIDES, check_plain, crop_to, lattice, resample
 from vitdense.contracts import ADAPTERS, Adapter, AdapterConfig, Level
-from vitdense.errors import UserError
 from vitdense.layers.norm import LayerNorm2d
-
-STRIDES = (4, 8, 16, 32)
-LATTICE = 16
 
 
 @ADAPTERS.register("simple_pyramid")
@@ -21,14 +17,7 @@ class SimplePyramidConfig(AdapterConfig):
 
     def build(self, levels: tuple[Level, ...]) -> "SimplePyramid":
         """A pyramid for levels that all have one stride."""
-        strides = sorted({level.stride for level in levels})
-        if len(strides) != 1:
-            raise UserError(
-                f"simple_pyramid makes a pyramid from a plain backbone, but this one has strides {strides} already: "
-                "leave the adapter out"
-            )
-        if levels[-1].time_stride is not None:
-            raise UserError("simple_pyramid takes pictures, and these levels have a time axis")
+        check_plain("simple_pyramid", levels)
         return SimplePyramid(self, levels[-1])
 
 
@@ -42,32 +31,15 @@ class SimplePyramid(Adapter):
         super().__init__()
         self.levels = tuple(Level(config.channels, stride) for stride in STRIDES)
         self.patch = level.stride
-        self.lattice = level.stride if level.stride in STRIDES else LATTICE
+        self.lattice = lattice(level.stride)
         self.stages = nn.ModuleList(
             _stage(level.channels, stride=self.lattice, target=target, config=config) for target in STRIDES
         )
 
     def forward(self, maps: list[Tensor], images: Tensor) -> list[Tensor]:
         """The backbone's maps and images (B, C, H, W) -> [(B, channels, ceil(H / s), ceil(W / s))] for s in STRIDES."""
-        height, width = images.shape[-2:]
         plain = resample(maps[-1], self.patch, self.lattice)
-        return [
-            stage(plain)[..., : -(-height // stride), : -(-width // stride)]
-            for stage, stride in zip(self.stages, STRIDES, strict=True)
-        ]
-
-
-def resample(maps: Tensor, stride: int, target: int) -> Tensor:
-    """maps: (B, C, h, w), a cell for `stride` pixels -> (B, C, h', w'), a cell for `target` pixels, bilinear.
-
-    Both grids start at the picture's corner and cell j reads at pixel (j + 0.5) * target, whatever the sizes;
-    interpolate(size=...) would stretch one padded grid over the other. At least the whole picture is covered.
-    """
-    if stride == target:
-        return maps
-    beyond = -(-target // stride)
-    maps = F.pad(maps, (0, beyond, 0, beyond), mode="replicate")
-    return F.interpolate(maps, scale_factor=stride / target, mode="bilinear", recompute_scale_factor=False)
+        return [crop_to(stage(plain), images, stride) for stage, stride in zip(self.stages, STRIDES, strict=True)]
 
 
 def _stage(dim: int, *, stride: int, target: int, config: SimplePyramidConfig) -> nn.Sequential:

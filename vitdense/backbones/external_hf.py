@@ -197,7 +197,7 @@ def _naflex(images: Tensor, patch: int) -> dict[str, Tensor]:
 
 
 def _final_norm(model: nn.Module, raw: Tensor, last: Tensor) -> str | None:
-    """The name of the norm that makes `last` of `raw`; where the network leaves its patches unnormed, post_layernorm."""
+    """The name of the norm that makes `last` of `raw`; where the network leaves patches unnormed, post_layernorm."""
     norms = {
         name: module
         for name, module in model.named_modules()
@@ -206,10 +206,10 @@ def _final_norm(model: nn.Module, raw: Tensor, last: Tensor) -> str | None:
     fitting = [name for name, module in norms.items() if module.get_parameter("weight").shape == raw.shape[-1:]]
     for name in fitting:
         if torch.allclose(norms[name](raw), last, atol=1e-5):
-            return name
+            return str(name)
     unused = torch.equal(raw, last)
     named = [name for name in fitting if unused and name.endswith("post_layernorm")]
-    return named[0] if named else None
+    return str(named[0]) if named else None
 
 
 def _published_statistics(name: str) -> Statistics:

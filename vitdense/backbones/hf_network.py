@@ -30,8 +30,27 @@ _HOUSEKEEPING = _DERIVED | {
     "_name_or_path",
 }
 # Whole models, and networks for video or text, in transformers' lists of backbones and picture models.
-_NO_BACKBONES = """cohere2_vision conditional_detr dab-detr deformable_detr depth_pro detr imagegpt llama4 mlcd mllama
-    swin2sr table-transformer timesformer timm_backbone timm_wrapper tipsv2 videomae videoprism_vision_model vivit""".split()
+_NO_BACKBONES = [
+    "cohere2_vision",
+    "conditional_detr",
+    "dab-detr",
+    "deformable_detr",
+    "depth_pro",
+    "detr",
+    "imagegpt",
+    "llama4",
+    "mlcd",
+    "mllama",
+    "swin2sr",
+    "table-transformer",
+    "timesformer",
+    "timm_backbone",
+    "timm_wrapper",
+    "tipsv2",
+    "videomae",
+    "videoprism_vision_model",
+    "vivit",
+]
 _CHANNELS = ("num_channels", "stem_num_channels", "in_channels", "in_chans")
 
 
@@ -59,7 +78,7 @@ def picture_types() -> list[str]:
 def network_config(config: ExternalConfig) -> Any:
     """transformers' config of the picture part, with the user's options in it."""
     theirs = picture_part(_whole_config(config.architecture))
-    fields = _fields(theirs)
+    fields = json.loads(theirs.to_json_string(use_diff=False))
     unknown = sorted(config.config.keys() - fields.keys())
     if unknown:
         nearest = difflib.get_close_matches(unknown[0], fields, n=3)
@@ -72,16 +91,6 @@ def network_config(config: ExternalConfig) -> Any:
         return type(theirs)(**{**{k: v for k, v in fields.items() if k not in _DERIVED}, **options})
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise UserError(f"{config.label} refuses {options}: {first_line(error)}") from error
-
-
-def config_fields(name: str) -> dict[str, Any]:
-    """The fields of a network's config, as they stand in a config.json."""
-    return _fields(picture_part(_whole_config(name)))
-
-
-def _fields(theirs: Any) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(theirs.to_json_string(use_diff=False))
-    return fields
 
 
 def picture_part(theirs: Any) -> Any:

@@ -117,24 +117,32 @@ class Hybrid(ViT):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images: (B, C, H, W), normalised -> [(B, C_i, ceil(H / s_i), ceil(W / s_i))] for each level."""
+        maps, last = self._resnet_maps(images)
+        return [*maps, *self._maps(self.patch_embed.project(last))] if self.out_indices else maps
+
+    def forward_stages(self, images: Tensor, interaction: Interaction | None = None) -> list[Tokens]:
+        """As ViT's; maps of the ResNet come as tokens without a prefix, and leave no room for an interaction."""
+        if interaction is not None and self.stages:
+            raise UserError(
+                f"out_indices name stages {list(self.stages)} of the ResNet, which have no tokens: "
+                f"name blocks only, from {len(self.patch_embed.backbone.stages)} on"
+            )
+        maps, last = self._resnet_maps(images)
+        given = [
+            Tokens(each.flatten(2).mT, each.new_zeros(each.shape[0], 0, each.shape[1]), (each.shape[2], each.shape[3]))
+            for each in maps
+        ]
+        return given + self._run_stages(self.patch_embed.project(last), interaction) if self.out_indices else given
+
+    def _resnet_maps(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """images: (B, C, H, W) -> the stages' maps among the levels, and the last stage's, which the tokens are of."""
         height, width = images.shape[-2:]
         of_resnet = self.patch_embed.stages(images, self.num_stages)
         maps = []
         for i, level in zip(self.stages, self.levels, strict=False):
             rows, columns = ((size + level.stride - 1) // level.stride for size in (height, width))
             maps.append(crop_rows_and_columns(of_resnet[i + 1], rows, columns, channels_last=False))
-        if self.out_indices:
-            maps += self._maps(self.patch_embed.project(of_resnet[-1]))
-        return maps
-
-    def forward_stages(self, images: Tensor, interaction: Interaction | None = None) -> list[Tokens]:
-        """As ViT's; maps of the ResNet are no tokens, and must not be among `out_indices`."""
-        if self.stages:
-            raise UserError(
-                f"out_indices name stages {list(self.stages)} of the ResNet, which have no tokens: "
-                f"name blocks only, from {len(self.patch_embed.backbone.stages)} on"
-            )
-        return super().forward_stages(images, interaction)
+        return maps, of_resnet[-1]
 
     def unused_in_maps(self) -> set[str]:
         """As ViT's; where no block is asked for, all behind the last stage that is."""

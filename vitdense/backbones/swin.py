@@ -10,8 +10,10 @@ from vitdense.backbones.options import check_frozen_stages, freeze, pixel_statis
 from vitdense.contracts import BACKBONES, Backbone, BackboneConfig, Level, Tokens
 from vitdense.layers.block import DropPath, drop_path_rates, init_linear, runner
 from vitdense.layers.embed import STEMS, Stem, pad_rows_and_columns
-from vitdense.layers.mlp import Mlp
-from vitdense.layers.window import WindowAttention, WindowOrder
+from vitdense.layers.mlp import Mlp, normed_mlp
+from vitdense.layers.window import WindowAttention, WindowOrder, normed_window_attention
+
+_UNDECAYED = {"relative_position_bias_table", "cpb_mlp", "logit_scale"}
 
 
 @BACKBONES.register("swin_nano", embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))
@@ -88,11 +90,15 @@ class SwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.mlp = Mlp(dim, hidden=int(dim * config.mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+        self.drops = drop_path > 0.0
 
     def forward(self, maps: Tensor) -> Tensor:
         """maps: (B, H, W, C) -> (B, H, W, C)."""
-        maps = maps + self.drop_path(self.attn(self.norm1(maps)))
-        out: Tensor = maps + self.drop_path(self.mlp(self.norm2(maps)))
+        if not (self.training and self.drops):
+            maps = normed_window_attention(maps, self.norm1, self.attn, residual=True)
+            return normed_mlp(maps, self.norm2, self.mlp, residual=True)
+        maps = maps + self.drop_path(normed_window_attention(maps, self.norm1, self.attn))
+        out: Tensor = maps + self.drop_path(normed_mlp(maps, self.norm2, self.mlp))
         return out
 
 
@@ -219,5 +225,5 @@ class Swin(Backbone):
         return {name for name, _ in self.named_parameters() if name.startswith((*stages, *norms))}
 
     def no_decay(self) -> set[str]:
-        """The tables of position biases."""
-        return {name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table")}
+        """What makes the biases of positions, and the scales of Swin v2's logits."""
+        return {name for name, _ in self.named_parameters() if any(part in _UNDECAYED for part in name.split(".")[-3:])}

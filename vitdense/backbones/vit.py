@@ -112,7 +112,7 @@ class ViT(Backbone):
     def _run_stages(self, patches: Tensor, interaction: Interaction | None) -> list[Tokens]:
         """patches: (B, h, w, C) -> the tokens of the blocks in `out_indices`."""
         x, grid = self._place(patches)
-        around = self._survey(grid, x.device)
+        around = self._survey(grid, x)
         given, start = [], 0
         for stage, last in enumerate(self.out_indices):
             if interaction is not None:
@@ -129,7 +129,7 @@ class ViT(Backbone):
     def tokens(self, images: Tensor) -> Tokens:
         """images: (B, C, H, W), normalised -> patches (B, h * w, C), prefix (B, P, C): class, then the others."""
         x, grid = self._place(self.patch_embed(images))
-        for block, around in zip(self.blocks, self._survey(grid, x.device), strict=True):
+        for block, around in zip(self.blocks, self._survey(grid, x), strict=True):
             x = self._run(block, x, around)
         x = self.norm(x)
         if self.neck is not None:
@@ -147,11 +147,11 @@ class ViT(Backbone):
             return normed
         return prefix[:, 0] if self.pool == "cls" else prefix[:, :2].mean(dim=1)
 
-    def _survey(self, grid: Grid, device: torch.device) -> list[Surroundings]:
+    def _survey(self, grid: Grid, tokens: Tensor) -> list[Surroundings]:
         """What each block needs to know about the grid, made once for all blocks of a kind."""
         # A cast, since ModuleList forgets what it holds.
         kinds = {type(block): block for block in cast(Iterable[Block], self.blocks)}
-        made: dict[type[nn.Module], Surroundings] = {kind: block.survey(grid, device) for kind, block in kinds.items()}
+        made: dict[type[nn.Module], Surroundings] = {kind: block.survey(grid, tokens) for kind, block in kinds.items()}
         return [made[type(block)] for block in self.blocks]
 
     def _split(self, x: Tensor, grid: Grid) -> Tokens:

@@ -47,6 +47,7 @@ UNIT: Options = {
 }
 DINOV3: Options = {"patch_size": 16, "qkv_bias": "qv", **UNIT}
 EVA02: Options = {"patch_size": 14, "relations": "rope_index", "rope_grid": 16, "qkv_bias": "qv", **POOLED, **OPENAI}
+EVA02_CLIP: Options = {**EVA02, "pool": "cls", "final_norm": "tokens", "attention_norm": True, "mlp_norm": True}
 VITDET: Options = {"patch_size": 16, "cls_token": False, "pool": "mean", "relations": "decomposed", "window": 14}
 SAM: Options = {**VITDET, "image_size": 1024, "final_norm": "none", "neck_channels": 256}
 CLIP: Options = {"patch_bias": False, "pre_norm": True, "activation": "quick_gelu", "layer_norm_eps": 1e-5, **OPENAI}
@@ -97,6 +98,8 @@ SIGLIP: Options = {"cls_token": False, "pool": "attention", "activation": "gelu_
 @BACKBONES.register("eva02_small_patch14", **SMALL, **EVA02, **TWO_THIRDS)
 @BACKBONES.register("eva02_base_patch14", **BASE, **EVA02, **TWO_THIRDS, mlp_norm=True)
 @BACKBONES.register("eva02_large_patch14", **LARGE, **EVA02, **TWO_THIRDS, mlp_norm=True)
+@BACKBONES.register("eva02_base_patch16_clip", **BASE, **{**EVA02_CLIP, "patch_size": 16}, **TWO_THIRDS)
+@BACKBONES.register("eva02_large_patch14_clip", **LARGE, **EVA02_CLIP, **TWO_THIRDS)
 @BACKBONES.register("vitdet_base_patch16", **BASE, **VITDET, global_blocks=(2, 5, 8, 11))
 @BACKBONES.register("vitdet_large_patch16", **LARGE, **VITDET, global_blocks=(5, 11, 17, 23))
 @BACKBONES.register("vitdet_huge_patch16", **HUGE, **VITDET, global_blocks=(7, 15, 23, 31))
@@ -120,9 +123,9 @@ class ViTConfig(BackboneConfig):
 
     `image_size` is the size whose grid the tables of positions are stored for; it limits nothing. `positions` are
     added to the patches, `relations` act in the attention: "table" is BEiT's, "decomposed" SAM's, "rope_index" EVA-02's
-    (any grid spans `rope_grid` cells), "rope_unit" DINOv3's. `window` n keeps attention within n x n patches in all
-    blocks but `global_blocks`. `final_norm` "pooled" norms the mean in place of the tokens; with `neck_channels` tokens
-    pass SAM's neck.
+    (any grid spans `rope_grid` cells), "rope_unit" DINOv3's (`rope_periods` as its authors' checkpoints round them).
+    `window` n keeps attention within n x n patches in all blocks but `global_blocks`. `final_norm` "pooled" norms the
+    mean in place of the tokens; with `neck_channels` tokens pass SAM's neck.
     """
 
     embed_dim: PositiveInt
@@ -141,6 +144,7 @@ class ViTConfig(BackboneConfig):
     position_offset: float = Field(default=0.0, ge=0.0)
     relations: Relations = "none"
     rope_grid: PositiveInt | None = None
+    rope_periods: tuple[PositiveFloat, ...] | None = None
     window: PositiveInt | None = None
     global_blocks: tuple[int, ...] = ()
     qkv_bias: QkvBias = True
@@ -186,6 +190,10 @@ class ViTConfig(BackboneConfig):
             )
         if self.rope_grid is not None and self.relations != "rope_index":
             raise ValueError(f'rope_grid belongs to relations "rope_index", and they are "{self.relations}"')
+        if self.rope_periods is not None:
+            count = self.embed_dim // self.num_heads // 4
+            if self.relations != "rope_unit" or len(self.rope_periods) != count:
+                raise ValueError(f'rope_periods belong to relations "rope_unit", {count} for heads of this size')
         if any(not 0 <= block < self.depth for block in self.global_blocks):
             raise ValueError(f"global_blocks {list(self.global_blocks)}: there are blocks 0 to {self.depth - 1}")
 
@@ -210,6 +218,7 @@ class ViTConfig(BackboneConfig):
                 num_prefix=self.num_prefix,
                 qkv_bias=self.qkv_bias,
                 norm_eps=self.layer_norm_eps if self.attention_norm else None,
+                rope_periods=self.rope_periods,
             ),
             hidden=int(self.embed_dim * self.mlp_ratio),
             relations=self.relations,

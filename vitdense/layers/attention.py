@@ -29,6 +29,7 @@ class AttentionOptions:
     """`stored_grid` cells a side and `num_prefix` tokens before them are what tables of positions are made for.
 
     `qkv_bias` "qv" gives none to the keys, as BEiT has it. `norm_eps` norms the heads' outputs before the projection.
+    `rope_periods` replace those that rotary attention in -1..1 computes.
     """
 
     dim: int
@@ -37,6 +38,7 @@ class AttentionOptions:
     num_prefix: int = 0
     qkv_bias: QkvBias = True
     norm_eps: float | None = None
+    rope_periods: tuple[float, ...] | None = None
 
 
 class Attention(nn.Module):
@@ -54,8 +56,8 @@ class Attention(nn.Module):
         self.norm = nn.Identity() if options.norm_eps is None else nn.LayerNorm(dim, eps=options.norm_eps)
         self.proj = nn.Linear(dim, dim)
 
-    def survey(self, grid: Grid, device: torch.device) -> Surroundings:
-        """What attention on this grid needs to know, the same for all blocks of a kind."""
+    def survey(self, grid: Grid, tokens: Tensor) -> Surroundings:
+        """What attention on this grid needs to know, the same for all blocks of a kind; `tokens` tell its device."""
         return Surroundings(grid)
 
     def forward(self, tokens: Tensor, around: Surroundings) -> Tensor:
@@ -88,9 +90,9 @@ class TableAttention(Attention):
             torch.zeros((2 * self.stored_grid - 1) ** 2 + 3, self.num_heads)
         )
 
-    def survey(self, grid: Grid, device: torch.device) -> Surroundings:
+    def survey(self, grid: Grid, tokens: Tensor) -> Surroundings:
         """The table's row for every pair of tokens."""
-        return Surroundings(grid, (relation_index(grid, device=device),))
+        return Surroundings(grid, (relation_index(grid, device=tokens.device),))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, around: Surroundings) -> Tensor:
         """q, k, v: (B, heads, N, d) -> (B, heads, N, d)."""
@@ -119,10 +121,20 @@ class RotaryAttention(Attention):
     kind: Rotary
     rotate: Callable[[Tensor, Tensor, Tensor], Tensor]
 
-    def survey(self, grid: Grid, device: torch.device) -> Surroundings:
+    def __init__(self, options: AttentionOptions) -> None:
+        super().__init__(options)
+        self.periods = options.rope_periods
+
+    def survey(self, grid: Grid, tokens: Tensor) -> Surroundings:
         """Cosines and sines of the angles, (N, d) each."""
         tables = rotary_tables(
-            self.kind, self.head_dim, grid, stored_grid=self.stored_grid, num_prefix=self.num_prefix, device=device
+            self.kind,
+            self.head_dim,
+            grid,
+            stored_grid=self.stored_grid,
+            num_prefix=self.num_prefix,
+            like=tokens,
+            periods=self.periods,
         )
         return Surroundings(grid, tables)
 

@@ -79,10 +79,13 @@ class Block(nn.Module):
         )
         self.ls2 = nn.Identity() if scale is None else LayerScale(dim, init=scale)
         self.drop_path = DropPath(options.drop_path) if options.drop_path > 0.0 else nn.Identity()
+        self.adds_directly, self.drops = scale is None, options.drop_path > 0.0
 
     def forward(self, tokens: Tensor, around: Surroundings) -> Tensor:
         """tokens: (B, N, C) -> (B, N, C)."""
         tokens = tokens + self.drop_path(self.ls1(self.attend(self.norm1(tokens), around)))
+        if self.adds_directly and not (self.training and self.drops):
+            return normed_mlp(tokens, self.norm2, self.mlp, residual=True)
         out: Tensor = tokens + self.drop_path(self.ls2(normed_mlp(tokens, self.norm2, self.mlp)))
         return out
 
@@ -91,9 +94,9 @@ class Block(nn.Module):
         out: Tensor = self.attn(tokens, around)
         return out
 
-    def survey(self, grid: Grid, device: torch.device) -> Surroundings:
+    def survey(self, grid: Grid, tokens: Tensor) -> Surroundings:
         """What `forward` needs to know about a grid, the same for all blocks of a kind."""
-        return self.attn.survey(grid, device)
+        return self.attn.survey(grid, tokens)
 
 
 class WindowedBlock(Block):
@@ -114,9 +117,9 @@ class WindowedBlock(Block):
         maps = merge(windows, self.window, *padded)
         return crop_rows_and_columns(maps, height, width).flatten(1, 2)  # (B, h * w, C)
 
-    def survey(self, grid: Grid, device: torch.device) -> Surroundings:
+    def survey(self, grid: Grid, tokens: Tensor) -> Surroundings:
         """The tables are those of a window, the grid is the picture's."""
-        return Surroundings(grid, self.attn.survey((self.window, self.window), device).tables)
+        return Surroundings(grid, self.attn.survey((self.window, self.window), tokens).tables)
 
 
 def run(block: nn.Module, *inputs: Any) -> Tensor:

@@ -66,14 +66,30 @@ def precision_of(tokens: Tensor, *parameters: Tensor) -> Precision | None:
     return Precision(torch.get_autocast_dtype(device), single_norms=device == "cuda")
 
 
-def pieces(tokens: Tensor, *, backward: bool = False) -> Iterator[slice]:
-    """About equal slices of (rows, C): few enough rows for a CPU's cache, many enough for its matrix products.
+def piece_rows(kind: torch.dtype, device: torch.device, *, backward: bool) -> int | None:
+    """How many rows to work on at once: few enough for a CPU's cache, many enough for its products; None for all.
 
-    On the CPU these were the fastest of 64 to 16384 rows, for 96 to 768 channels. Halves go back in one piece, since
-    the sums over rows would be rounded in each.
+    On a CPU these were the fastest for 96 to 768 channels. Halves go back in one piece, since the sums over rows would
+    be rounded in each.
     """
-    rows = tokens.shape[0]
-    wanted = (2048 if backward else 1024) if tokens.device.type == "cpu" else 2**15
-    count = 1 if backward and tokens.dtype.itemsize < 4 else max(1, (rows + wanted // 2) // wanted)
+    if backward and kind.itemsize < 4:
+        return None
+    return (2**11 if backward else 2**10) if device.type == "cpu" else 2**15
+
+
+def pieces(tokens: Tensor, *, backward: bool = False) -> Iterator[slice]:
+    """About equal slices of (rows, C), each of about `piece_rows`."""
+    rows, wanted = tokens.shape[0], piece_rows(tokens.dtype, tokens.device, backward=backward)
+    count = 1 if wanted is None else max(1, round(rows / wanted))
     edges = [rows * i // count for i in range(count + 1)]
     return (slice(*pair) for pair in pairwise(edges))
+
+
+def linear_into(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> None:
+    """x: (rows, N) -> out: (rows, M), plus `residual` (rows, M) if there is one."""
+    if residual is None:
+        torch.addmm(bias, x, weight.t(), out=out)
+    elif residual.dtype == x.dtype:
+        torch.add(residual, bias, out=out).addmm_(x, weight.t())
+    else:
+        torch.add(residual, torch.addmm(bias, x, weight.t()), out=out)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitdense.layers.eager import Precision, is_bare, pieces, precision_of, runs_eagerly
+from vitdense.layers.eager import Precision, is_bare, linear_into, pieces, precision_of, runs_eagerly
 from vitdense.layers.totals import Totals, leaf, pull
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
@@ -98,8 +98,8 @@ class GatedMlp(nn.Module):
         return Between(self.activate, gated=True, norm=tuple(self.norm.parameters()), norm_eps=self.norm_eps)
 
 
-def normed_mlp(tokens: Tensor, norm: nn.LayerNorm, mlp: Mlp | GatedMlp) -> Tensor:
-    """tokens: (..., C) -> mlp(norm(tokens)), the same values and gradients for about half of the memory.
+def normed_mlp(tokens: Tensor, norm: nn.LayerNorm, mlp: Mlp | GatedMlp, *, residual: bool = False) -> Tensor:
+    """tokens: (..., C) -> mlp(norm(tokens)), plus the tokens where `residual`, for about half of the memory.
 
     For the backward pass nothing is kept but the tokens and fc1's output: what comes of them elementwise is made again.
     Without a backward pass fc1's output never exists for all tokens at once. Whatever isn't plain takes the plain way.
@@ -110,11 +110,11 @@ def normed_mlp(tokens: Tensor, norm: nn.LayerNorm, mlp: Mlp | GatedMlp) -> Tenso
         linear = (mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias)
         precision = precision_of(tokens, *affine, *linear) if runs_eagerly(tokens, *affine, *linear) else None
         if precision is not None:
-            steps = _Steps(precision, norm.eps, between)
+            steps = _Steps(precision, norm.eps, between, residual)
             parameters = (*(each.to(precision.product) for each in linear), *affine)
             return steps.run(tokens.reshape(-1, tokens.shape[-1]), *parameters).view(tokens.shape)
     out: Tensor = mlp(norm(tokens))
-    return out
+    return tokens + out if residual else out
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ class _Steps:
     precision: Precision
     norm_eps: float
     between: Between
+    residual: bool
 
     def norm(self, tokens: Tensor, affine: Sequence[Tensor]) -> Tensor:
         return self.precision.layer_norm(tokens, affine[0], affine[1], self.norm_eps)
@@ -142,12 +143,15 @@ class _Steps:
 def _forward(steps: _Steps, hidden: Tensor | None, tokens: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     """tokens: (rows, C) -> (rows, C), leaving fc1's output in `hidden`, (rows, width), if it is given."""
     (weight1, bias1, weight2, bias2), affine = parameters[:4], parameters[4:]
-    out = tokens.new_empty(tokens.shape[0], weight2.shape[0], dtype=steps.precision.product)
+    kind = steps.precision.product
+    out = torch.empty_like(tokens, dtype=torch.promote_types(kind, tokens.dtype) if steps.residual else kind)
     with torch.autocast(tokens.device.type, enabled=False):
-        for rows in pieces(out, backward=hidden is not None):
+        for rows in pieces(tokens, backward=hidden is not None):
             kept = None if hidden is None else hidden[rows]
             kept = torch.addmm(bias1, steps.norm(tokens[rows], affine), weight1.t(), out=kept)
-            torch.addmm(bias2, steps.activate(kept, affine), weight2.t(), out=out[rows])
+            linear_into(
+                out[rows], steps.activate(kept, affine), weight2, bias2, tokens[rows] if steps.residual else None
+            )
     return out
 
 
@@ -177,20 +181,23 @@ def _backward(
     (weight1, _, weight2, _), totals = parameters[:4], Totals(needed[1:])
     affine = [leaf(each, wanted) for each, wanted in zip(parameters[4:], needed[5:], strict=True)]
     below = torch.empty_like(tokens) if needed[0] else None
-    for rows in pieces(above, backward=True):
+    for rows in pieces(hidden, backward=True):
         with torch.enable_grad():
             kept, before = leaf(hidden[rows], True), leaf(tokens[rows], needed[0])
             activated, normed = steps.activate(kept, affine), steps.norm(before, affine)
-        totals.add_linear(2, above[rows], activated)
-        gradient, *of_affine = pull(activated, [kept, *affine[2:]], above[rows].mm(weight2))
+        arrived = above[rows].to(activated.dtype)
+        totals.add_product(2, arrived, activated)
+        totals.add_sum(3, arrived)
+        gradient, *of_affine = pull(activated, [kept, *affine[2:]], arrived.mm(weight2))
         assert gradient is not None
         del activated
-        totals.add_linear(0, gradient, normed)
+        totals.add_product(0, gradient, normed)
+        totals.add_sum(1, gradient)
         totals.add(6, *of_affine)
         gradient, *of_affine = pull(normed, [before, *affine[:2]], gradient.mm(weight1))
         totals.add(4, *of_affine)
         if below is not None and gradient is not None:
-            below[rows] = gradient
+            below[rows] = gradient.add_(above[rows]) if steps.residual else gradient
     return below, *totals.sums
 
 
@@ -202,5 +209,5 @@ def _differentiable_backward(
     hidden = F.linear(steps.norm(tokens, affine), weight1, bias1)
     out = F.linear(steps.activate(hidden, affine), weight2, bias2)
     wanted = [each for each, is_needed in zip(inputs, needed, strict=True) if is_needed]
-    found = iter(torch.autograd.grad(out, wanted, above, create_graph=True))
+    found = iter(torch.autograd.grad(out + tokens if steps.residual else out, wanted, above, create_graph=True))
     return [next(found) if is_needed else None for is_needed in needed]

@@ -26,12 +26,35 @@ def resize_positions(
     if not torch.compiler.is_exporting() and tuple(table.shape[1:3]) == tuple(size):
         return table
     precise = table.to(torch.promote_types(table.dtype, torch.float32)).permute(0, 3, 1, 2)  # (1, C, h, w)
-    if offset:
+    if offset and torch.compiler.is_exporting():
+        down, across = (
+            _cubic_weights(wanted, stored, offset) for wanted, stored in zip(size, table.shape[1:3], strict=True)
+        )
+        resized = down.to(precise) @ precise @ across.to(precise).mT  # (1, C, H, W)
+    elif offset:
         scale = tuple((wanted + offset) / stored for wanted, stored in zip(size, table.shape[1:3], strict=True))
         resized = F.interpolate(precise, scale_factor=scale, mode=interpolation, antialias=antialias)
     else:
         resized = F.interpolate(precise, size=size, mode=interpolation, align_corners=False, antialias=antialias)
     return resized.permute(0, 2, 3, 1).to(table.dtype)  # (1, H, W, C)
+
+
+def _cubic_weights(wanted: int, stored: int, offset: float) -> Tensor:
+    """(wanted, stored): what F.interpolate gives each stored cell in each wanted one, bicubic at an offset scale.
+
+    interpolate takes the scale as a number, which an exported graph would hold for all sizes.
+    """
+    place = torch.arange(wanted, dtype=torch.float64)
+    count = torch.ones(wanted, dtype=torch.float64).sum()
+    source = (place + 0.5) * (stored / (count + offset)) - 0.5
+    taps = source.floor()[:, None] + torch.arange(-1, 3)  # (wanted, 4)
+    apart = (source[:, None] - taps).abs()
+    # Keys' kernel with a = -0.75: near taps, then far ones.
+    near = (1.25 * apart - 2.25) * apart.square() + 1
+    far = -0.75 * (((apart - 5) * apart + 8) * apart - 4)
+    weights = torch.where(apart <= 1, near, far)
+    cells = taps.clamp(0, stored - 1).long()
+    return torch.zeros(wanted, stored, dtype=torch.float64).scatter_add(1, cells, weights)
 
 
 def sincos_positions(dim: int, grid: Grid, *, device: torch.device) -> Tensor:

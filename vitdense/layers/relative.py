@@ -43,15 +43,16 @@ def decomposed_bias(q: Tensor, table_down: Tensor, table_across: Tensor, grid: G
     The tables, (2 n - 1, d), are resized linearly where the grid isn't theirs (MViTv2, https://arxiv.org/abs/2112.01526).
     """
     height, width = grid
-    cells = torch.unflatten(q, 2, grid)  # (B, heads, h, w, d)
-    down = torch.einsum("bnhwd,hkd->bnhwk", cells, _distances(table_down, height))
-    across = torch.einsum("bnhwd,wkd->bnhwk", cells, _distances(table_across, width))
-    return (down[..., :, None] + across[..., None, :]).flatten(4).flatten(2, 3)  # (B, heads, h * w, h * w)
+    place = torch.arange(height * width, device=q.device)
+    down = _to_each(q, table_down, place // width, height)  # (B, heads, h * w, h)
+    across = _to_each(q, table_across, place % width, width)  # (B, heads, h * w, w)
+    return (down[..., :, None] + across[..., None, :]).flatten(3)  # (B, heads, h * w, h * w)
 
 
-def _distances(table: Tensor, count: int) -> Tensor:
-    """table: (2 n - 1, d) -> (count, count, d), resized where count is not n."""
+def _to_each(q: Tensor, table: Tensor, place: Tensor, count: int) -> Tensor:
+    """q: (B, heads, N, d), place: (N,) on one axis of `count` cells -> (B, heads, N, count)."""
     if torch.compiler.is_exporting() or table.shape[0] != 2 * count - 1:
         table = F.interpolate(table.mT[None], size=2 * count - 1, mode="linear", align_corners=False)[0].mT
-    place = torch.arange(count, device=table.device)
-    return table[place[:, None] - place[None, :] + count - 1]
+    apart = place[:, None] - torch.arange(count, device=q.device)[None, :] + count - 1  # (N, count)
+    # Every distance first: einsum with each query's own rows would tie an exported graph to one grid.
+    return (q @ table.mT).gather(-1, apart.expand(*q.shape[:2], -1, -1))

@@ -14,20 +14,29 @@ from vitdense.layers.position import Grid
 
 Rotary = Literal["index", "unit"]
 
-# Both authors compute angles in float32 whatever the model's precision: their numbers need the same.
+# Places and bands are rounded to float32 whatever the model's precision, as both authors keep them.
 _PRECISION = torch.float32
 
 
 def rotary_tables(
-    kind: Rotary, head_dim: int, grid: Grid, *, stored_grid: int, num_prefix: int, device: torch.device
+    kind: Rotary,
+    head_dim: int,
+    grid: Grid,
+    *,
+    stored_grid: int,
+    num_prefix: int,
+    like: Tensor,
+    periods: tuple[float, ...] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines, (num_prefix + h * w, head_dim) each; prefix tokens are left where they are.
 
     "index" (EVA-02) counts cells, scaled so that any grid spans `stored_grid` of them; neighbouring channels pair.
     "unit" (DINOv3) places the cells' centres in -1..1; the two channels of a pair are half of the head apart.
+    `periods` stand in for the computed ones of "unit". Angles are in the precision of `like`, float32 at least.
     """
-    down, across = (_coordinates(kind, count, stored_grid, device) for count in grid)
-    bands = _bands(kind, head_dim, device)
+    device, precision = like.device, torch.promote_types(like.dtype, _PRECISION)
+    down, across = (_coordinates(kind, count, stored_grid, device).to(precision) for count in grid)
+    bands = _bands(kind, head_dim, device, periods).to(precision)
     angles = torch.cat(
         [
             _angles(kind, down, bands)[:, None].expand(-1, grid[1], -1),
@@ -38,7 +47,8 @@ def rotary_tables(
     angles = angles.repeat_interleave(2, dim=1) if kind == "index" else angles.repeat(1, 2)  # (h * w, head_dim)
     still = angles.new_zeros(num_prefix, head_dim)
     angles = torch.cat([still, angles])  # (num_prefix + h * w, head_dim)
-    return angles.cos(), angles.sin()
+    cosines, sines = angles.cos(), angles.sin()
+    return (cosines.to(_PRECISION), sines.to(_PRECISION)) if kind == "index" else (cosines, sines)
 
 
 def rotate_neighbours(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
@@ -60,15 +70,24 @@ def _coordinates(kind: Rotary, count: int, stored: int, device: torch.device) ->
     return 2.0 * ((torch.arange(count, device=device).to(_PRECISION) + 0.5) / count) - 1.0
 
 
-def _bands(kind: Rotary, head_dim: int, device: torch.device) -> Tensor:
-    """(head_dim / 4,): frequencies for "index", periods for "unit"."""
-    count = head_dim // 4
-    steps = torch.arange(count, device=device).to(_PRECISION)
-    if kind == "index":
-        frequencies: Tensor = 1.0 / (10000.0 ** (steps / count))
-        return frequencies
-    periods: Tensor = 100.0 ** (2.0 * steps / (head_dim // 2))
+def unit_periods(head_dim: int, device: torch.device) -> Tensor:
+    """(head_dim / 4,): DINOv3's, from 1 to nearly 100."""
+    periods: Tensor = 100.0 ** (2.0 * _steps(head_dim, device) / (head_dim // 2))
     return periods
+
+
+def _bands(kind: Rotary, head_dim: int, device: torch.device, periods: tuple[float, ...] | None) -> Tensor:
+    """(head_dim / 4,): frequencies for "index", periods for "unit"."""
+    if periods is not None:
+        return torch.tensor(periods, dtype=_PRECISION, device=device)
+    if kind == "unit":
+        return unit_periods(head_dim, device)
+    frequencies: Tensor = 1.0 / (10000.0 ** (_steps(head_dim, device) / (head_dim // 4)))
+    return frequencies
+
+
+def _steps(head_dim: int, device: torch.device) -> Tensor:
+    return torch.arange(head_dim // 4, device=device).to(_PRECISION)
 
 
 def _angles(kind: Rotary, places: Tensor, bands: Tensor) -> Tensor:

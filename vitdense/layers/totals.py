@@ -11,11 +11,11 @@ def leaf(tensor: Tensor, needed: bool) -> Tensor:
     return tensor.detach().requires_grad_(needed)
 
 
-def pull(output: Tensor, inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor | None]:
+def pull(output: Tensor, inputs: Sequence[Tensor | None], gradient: Tensor) -> list[Tensor | None]:
     """What arrives at each of `inputs` from a gradient at `output`; None at those that need none."""
-    wanted = [each for each in inputs if each.requires_grad]
-    found = iter(torch.autograd.grad(output, wanted, gradient) if wanted else ())
-    return [next(found) if each.requires_grad else None for each in inputs]
+    wanted = [each for each in inputs if each is not None and each.requires_grad]
+    found = iter(torch.autograd.grad(output, wanted, gradient, allow_unused=True) if wanted else ())
+    return [next(found) if each is not None and each.requires_grad else None for each in inputs]
 
 
 class Totals:
@@ -34,10 +34,13 @@ class Totals:
             else:
                 total.add_(part)
 
-    def add_linear(self, first: int, above: Tensor, x: Tensor) -> None:
-        """above: (rows, M), x: (rows, N): add the gradients of a linear layer's weight (M, N) and bias (M,)."""
-        weight, bias = self.sums[first : first + 2]
-        if self.needed[first]:
-            self.sums[first] = above.t().mm(x) if weight is None else weight.addmm_(above.t(), x)
-        if self.needed[first + 1]:
-            self.sums[first + 1] = above.sum(0) if bias is None else bias.add_(above.sum(0))
+    def add_product(self, index: int, above: Tensor, x: Tensor) -> None:
+        """above: (rows, M), x: (rows, N): add the gradient of a linear layer's weight, (M, N)."""
+        total = self.sums[index]
+        if self.needed[index]:
+            self.sums[index] = above.t().mm(x) if total is None else total.addmm_(above.t(), x)
+
+    def add_sum(self, index: int, above: Tensor) -> None:
+        """above: (rows, M): add the gradient of a linear layer's bias, (M,), in no less than float32."""
+        if self.needed[index]:
+            self.add(index, above.sum(0, dtype=torch.promote_types(above.dtype, torch.float32)))

@@ -2,7 +2,7 @@
 
 from vitdense.weights.contents import Weights
 from vitdense.weights.exporting import save_pretrained
-from vitdense.weights.loading import load_weights
+from vitdense.weights.loading import configured, load_weights
 from vitdense.weights.reading import read_weights
 
-__all__ = ["Weights", "load_weights", "read_weights", "save_pretrained"]
+__all__ = ["Weights", "configured", "load_weights", "read_weights", "save_pretrained"]

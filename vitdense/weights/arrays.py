@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from zipfile import is_zipfile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # big_vision trains with its blocks stacked along a first dimension, and says "encoderblock" without a number then.
@@ -20,7 +22,7 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
         return dict(_unstacked((name, _tensor(archive[name])) for name in archive.files))
 
 
-def _tensor(array: np.ndarray) -> Tensor:
+def _tensor(array: NDArray[Any]) -> Tensor:
     # numpy has no bfloat16: it reads two bytes of no type.
     if array.dtype.kind == "V" and array.dtype.itemsize == 2:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)

@@ -9,12 +9,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors under their publisher's names, with what config.json and preprocessor_config.json beside them say."""
+    """Tensors under their publisher's names, with what config.json and preprocessor_config.json beside them say.
+
+    `recipe` is our own: how the backbone of a run was built.
+    """
 
     state: Mapping[str, Tensor]
     source: str
     config: Mapping[str, Any] = field(default_factory=dict)
     preprocessor: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

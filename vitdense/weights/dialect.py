@@ -31,14 +31,17 @@ class Export:
     """How a backbone is said in another library's terms.
 
     `files` makes the contents of config.json and such from the backbone and its options. `says` are the options that
-    these can hold, at any value, and `fixed` those that the other network has built in; every other option must be at
-    its default. `dropped` are patterns of our keys that have no place there, `finish` is the last hand on the tensors,
-    and `notes` says what differs all the same.
+    these can hold, at any value, `needs` those that must be set to something, and `fixed` those that the other network
+    has built in (one of a frozenset); every other option must be at its default, and `refuses` says what else it hasn't
+    got. `dropped` are patterns of our keys that have no place there, `finish` is the last hand on the tensors, and
+    `notes` says what differs all the same.
     """
 
     files: Callable[[Backbone, dict[str, Any]], dict[str, dict[str, Any]]]
     says: frozenset[str]
+    needs: frozenset[str] = frozenset()
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    refuses: Callable[[dict[str, Any]], list[str]] = lambda _: []
     dropped: tuple[str, ...] = ()
     finish: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
     notes: Callable[[dict[str, Any]], list[str]] = lambda _: []

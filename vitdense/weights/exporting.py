@@ -49,7 +49,7 @@ def save_pretrained(backbone: Backbone, folder: str | Path, names: Names) -> Sav
     config = backbone.config
     if config is None:
         raise UserError("save_pretrained needs backbone.config: make the backbone with create_backbone")
-    dialect, export = _choose(config, names)
+    dialect, export = choose_dialect(config, names)
     _refuse_others(backbone, config)
     state = {key: tensor.detach().cpu() for key, tensor in backbone.state_dict().items()}
     done = translate(export.finish(state), dialect.table, "out")
@@ -77,7 +77,7 @@ def _refuse_others(backbone: Backbone, config: BackboneConfig) -> None:
         )
 
 
-def _choose(config: BackboneConfig, names: Names) -> tuple[Dialect, Export]:
+def choose_dialect(config: BackboneConfig, names: Names) -> tuple[Dialect, Export]:
     """The first dialect that has words for all options; UserError with the fewest that one has no words for."""
     kind = type(config).__name__.removesuffix("Config").lower()
     known = [each for each in DIALECTS if (each.publisher, each.architecture) == (names, kind)]
@@ -89,19 +89,22 @@ def _choose(config: BackboneConfig, names: Names) -> tuple[Dialect, Export]:
                 return dialect, dialect.export
             refusals.append((dialect, unsaid))
     if not refusals:
-        raise UserError(f"{config.preset} can't be written under {names}' names: {names} has no such network")
+        raise UserError(f"{config.preset} can't be written for {names}: it has no such network")
     nearest, unsaid = min(refusals, key=lambda refusal: len(refusal[1]))
-    raise UserError(f"{config.preset} can't be written under {names}' names: its {nearest.family} {'; '.join(unsaid)}")
+    raise UserError(f"{config.preset} can't be written for {names}: its {nearest.family} {'; '.join(unsaid)}")
 
 
 def _unsaid(config: BackboneConfig, export: Export) -> list[str]:
     """The options of a backbone that a dialect's files can't hold."""
     faults = []
     for name, field in type(config).model_fields.items():
-        if name in export.says or name in _NEUTRAL:
-            continue
-        theirs: Any = export.fixed.get(name, field.default)
         ours = getattr(config, name)
-        if ours != theirs:
-            faults.append(f"has {name} {theirs!r}, and here it is {ours!r}")
-    return faults
+        if name in export.needs and not ours:
+            faults.append(f"needs {name}")
+        if name in export.says | export.needs | _NEUTRAL:
+            continue
+        fixed: Any = export.fixed.get(name, field.default)
+        theirs = sorted(fixed, key=str) if isinstance(fixed, frozenset) else [fixed]
+        if ours not in theirs:
+            faults.append(f"has {name} {' or '.join(map(repr, theirs))}, and here it is {ours!r}")
+    return faults or export.refuses(config.model_dump())

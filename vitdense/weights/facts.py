@@ -4,10 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitdense.contracts import Backbone
+from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+# How publishers resize their tables of positions for pictures of another size.
+BICUBIC = {"position_interpolation": "bicubic", "position_antialias": False, "position_offset": 0.0}
+ANTIALIASED = {**BICUBIC, "position_antialias": True}
+BILINEAR = {**ANTIALIASED, "position_interpolation": "bilinear"}
 
 # transformers' names of activations, and ours.
 ACTIVATIONS = {
@@ -21,20 +27,33 @@ ACTIVATIONS = {
 
 
 def timm_facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Pixel statistics and the number of heads from timm's config.json, whichever of its two forms it has."""
+    """Pixel statistics, activation and heads from timm's config.json, whichever of its two forms it has."""
     record: Mapping[str, Any] = checkpoint.config.get("pretrained_cfg", checkpoint.config)
     facts: dict[str, Any] = {name: tuple(record[name]) for name in ("mean", "std") if name in record}
-    return facts | _heads(checkpoint.config.get("model_args", {}).get("num_heads"))
+    arguments: Mapping[str, Any] = checkpoint.config.get("model_args", {})
+    if arguments.get("act_layer") is not None:
+        facts["activation"] = arguments["act_layer"]
+    return facts | _heads(arguments.get("num_heads"))
 
 
-def transformers_facts(checkpoint: Checkpoint, *, layer_norm_eps: float) -> dict[str, Any]:
-    """What transformers' files say; where they don't, `layer_norm_eps` is the default of its class."""
+def timm_epsilon(checkpoint: Checkpoint, otherwise: float) -> dict[str, Any]:
+    """timm's towers of CLIP norm with 1e-5 and its other ViTs with 1e-6; only the name in config.json tells."""
+    name: str | None = checkpoint.config.get("architecture")
+    return {"layer_norm_eps": otherwise if name is None else 1e-5 if "_clip_" in name else 1e-6}
+
+
+def transformers_facts(
+    checkpoint: Checkpoint, *, layer_norm_eps: float, activation: str | None = "gelu"
+) -> dict[str, Any]:
+    """What transformers' files say; where they don't, the others are the defaults of its class."""
     config = checkpoint.config
-    activation = config.get("hidden_act", "gelu")
-    facts: dict[str, Any] = {
-        "layer_norm_eps": float(config.get("layer_norm_eps", layer_norm_eps)),
-        "activation": ACTIVATIONS.get(activation, activation),
-    }
+    facts: dict[str, Any] = {"layer_norm_eps": float(config.get("layer_norm_eps", layer_norm_eps))}
+    activation = config.get("hidden_act", activation)
+    if activation is not None:
+        if activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise WeightsError(f"{checkpoint.source} has hidden_act {activation!r}; known here: {known}")
+        facts["activation"] = ACTIVATIONS[activation]
     for name in ("mean", "std"):
         if f"image_{name}" in checkpoint.preprocessor:
             facts[name] = tuple(checkpoint.preprocessor[f"image_{name}"])

@@ -1,11 +1,16 @@
 """Tensors that may differ in geometry from the backbone's, made to fit in the one way that keeps their meaning."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isqrt
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vitdense.contracts import Backbone
+from vitdense.layers.position import resize_positions
 from vitdense.weights.contents import Weights
 from vitdense.weights.resizing import (
     BIAS_TABLE,
@@ -13,9 +18,10 @@ from vitdense.weights.resizing import (
     position_slots,
     resize_bias_table,
     resize_distances,
-    resize_table,
 )
 
+# What may follow the blocks, and is left out of a backbone that ends otherwise.
+_ENDS = ("norm.", "fc_norm.", "attn_pool.", "neck.")
 _OUTPUT_NORM = re.compile(r"norms\.\d+\.")
 
 
@@ -25,19 +31,24 @@ class Fitting:
 
     state: dict[str, Tensor]
     wanted: dict[str, Tensor]
+    options: Mapping[str, Any]
     left_out: list[str]
     resized: list[str] = field(default_factory=list)
     adapted: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
 
 
-def fit(weights: Weights, wanted: dict[str, Tensor]) -> Fitting:
-    """The weights, made to fit a backbone whose state is `wanted` where that can be done."""
-    fitting = Fitting(dict(weights.state), wanted, list(weights.left_out), fresh=list(weights.fresh))
+def fit(weights: Weights, backbone: Backbone) -> Fitting:
+    """The weights, made to fit a backbone where that can be done."""
+    options = {} if backbone.config is None else backbone.config.model_dump()
+    wanted = backbone.state_dict()
+    fitting = Fitting(dict(weights.state), wanted, options, list(weights.left_out), fresh=list(weights.fresh))
     _position_rows(fitting)
+    _absent_biases(fitting)
     for key, tensor in list(fitting.state.items()):
         if key in wanted and tensor.shape != wanted[key].shape:
             _reshape(fitting, key, tensor, wanted[key])
+    _ends(fitting)
     _output_norms(fitting)
     return fitting
 
@@ -50,13 +61,24 @@ def _reshape(fitting: Fitting, key: str, tensor: Tensor, wanted: Tensor) -> None
         fitting.state[key] = resize_distances(tensor, wanted.shape[0])
         fitting.resized.append(key)
     elif key == "pos_embed" and tensor.shape[-1] == wanted.shape[-1] and _square(tensor.shape[1] - _rows(fitting)):
-        rows = _rows(fitting)
-        grid = resize_table(tensor[:, rows:], round((wanted.shape[1] - rows) ** 0.5))
-        fitting.state[key] = torch.cat([tensor[:, :rows], grid], dim=1)
+        fitting.state[key] = _resized_positions(tensor, _rows(fitting), wanted.shape[1], fitting.options)
         fitting.resized.append(key)
     elif tensor.ndim == 4 and tensor.shape[1] == 3 and _without_inputs(tensor) == _without_inputs(wanted):
         fitting.state[key] = adapt_input_channels(tensor, wanted.shape[1])
         fitting.adapted.append(key)
+
+
+def _resized_positions(table: Tensor, rows: int, length: int, options: Mapping[str, Any]) -> Tensor:
+    """The table of another grid, as the backbone itself would make it for a picture of that size."""
+    stored, side = isqrt(table.shape[1] - rows), isqrt(length - rows)
+    grid = resize_positions(
+        table[:, rows:].reshape(1, stored, stored, -1),
+        (side, side),
+        interpolation=options.get("position_interpolation", "bicubic"),
+        antialias=options.get("position_antialias", True),
+        offset=options.get("position_offset", 0.0),
+    )
+    return torch.cat([table[:, :rows], grid.flatten(1, 2)], dim=1)
 
 
 def _rows(fitting: Fitting) -> int:
@@ -87,6 +109,7 @@ def _position_rows(fitting: Fitting) -> None:
         state["pos_embed"] = torch.cat([torch.zeros_like(table[:, :ours]), grid], dim=1)
     elif ours == 0 and theirs == max(tokens, 1):
         state["pos_embed"] = grid
+        _leave_out(fitting, [name for name in ("cls_token", "dist_token") if name in state])
         fitting.left_out.append(f"pos_embed[:, :{theirs}]")
     elif theirs > tokens == ours:
         state["reg_token"] = state["reg_token"] + table[:, tokens:theirs]
@@ -97,13 +120,35 @@ def _position_rows(fitting: Fitting) -> None:
     fitting.adapted.append("pos_embed")
 
 
+def _ends(fitting: Fitting) -> None:
+    """A backbone may pool in another way than its weights were trained with, and have another norm behind that."""
+    for end in _ENDS:
+        theirs = [key for key in fitting.state if key.startswith(end)]
+        if not any(key.startswith(end) for key in fitting.wanted):
+            _leave_out(fitting, theirs)
+
+
+def _leave_out(fitting: Fitting, keys: list[str]) -> None:
+    for key in keys:
+        del fitting.state[key]
+        fitting.left_out.append(key)
+
+
+def _absent_biases(fitting: Fitting) -> None:
+    """Biases that no block of theirs has are zeros here, as of timm's DINOv3, where none was learned."""
+    ours = [key for key in fitting.wanted if key.endswith((".attn.q_bias", ".attn.v_bias"))]
+    theirs = [key for key in fitting.state if key.endswith((".attn.q_bias", ".attn.v_bias", ".attn.qkv.bias"))]
+    if not theirs:
+        for key in ours:
+            fitting.state[key] = torch.zeros_like(fitting.wanted[key])
+            fitting.adapted.append(key)
+
+
 def _output_norms(fitting: Fitting) -> None:
     """Norms of outputs: a classifier's checkpoint lacks them, and a network with fewer outputs has fewer."""
     ours = {key for key in fitting.wanted if _OUTPUT_NORM.match(key)}
     theirs = {key for key in fitting.state if _OUTPUT_NORM.match(key)}
-    for key in sorted(theirs - ours):
-        del fitting.state[key]
-        fitting.left_out.append(key)
+    _leave_out(fitting, sorted(theirs - ours))
     for key in sorted(ours - theirs):
         fitting.state[key] = fitting.wanted[key]
         fitting.fresh.append(key)

@@ -1,23 +1,34 @@
 """Strict loading: every key is accounted for in the report, or loading fails and names it."""
 
+from pydantic import ValidationError
 from torch import Tensor
 
-from vitdense.contracts import Backbone, LoadReport
+from vitdense.contracts import Backbone, BackboneConfig, LoadReport
 from vitdense.errors import WeightsError
 from vitdense.weights.contents import Weights
 from vitdense.weights.fitting import Fitting, fit
-from vitdense.weights.nearest import nearest_preset
+from vitdense.weights.nearest import nearest_presets
 
 
 def load_weights(backbone: Backbone, weights: Weights) -> LoadReport:
     """Puts `weights` into `backbone`; raises WeightsError where a key is missing, unexpected or of another shape."""
-    wanted = backbone.state_dict()
-    fitting = fit(weights, wanted)
-    faults = _faults(fitting.state, wanted)
+    fitting = fit(weights, backbone)
+    faults = _faults(fitting.state, fitting.wanted)
     if faults:
         raise WeightsError(f"{weights.source} [{weights.family}] {_verdict(backbone, weights)}: {'; '.join(faults)}")
     backbone.load_state_dict(fitting.state, strict=True)
     return _report(weights, fitting)
+
+
+def configured(config: BackboneConfig, weights: Weights) -> BackboneConfig:
+    """`config` with what the weights tell of their network; WeightsError where it is none of this kind."""
+    try:
+        return config.with_defaults(weights.options)
+    except ValidationError as error:
+        faults = "; ".join(fault["msg"] for fault in error.errors())
+        nearest = nearest_presets(weights.state, {})
+        looks = f"looks like {' or '.join(nearest)}, expected" if nearest else "doesn't fit"
+        raise WeightsError(f"{weights.source} [{weights.family}] {looks} {config.preset}: {faults}") from error
 
 
 def _report(weights: Weights, fitting: Fitting) -> LoadReport:
@@ -35,9 +46,14 @@ def _report(weights: Weights, fitting: Fitting) -> LoadReport:
 
 def _verdict(backbone: Backbone, weights: Weights) -> str:
     """What these weights look like, if they look more like a registered backbone than like this one."""
-    ours = type(backbone).__name__ if backbone.config is None else backbone.config.preset
-    nearest = nearest_preset(weights.state, backbone.state_dict())
-    return f"doesn't fit {ours}" if nearest in (None, ours) else f"looks like {nearest}, expected {ours}"
+    config = backbone.config
+    ours = type(backbone).__name__ if config is None else config.preset
+    nearest = nearest_presets(weights.state, backbone.state_dict())
+    if nearest and ours not in nearest:
+        return f"looks like {' or '.join(nearest)}, expected {ours}"
+    changed = {} if config is None or not nearest else config.given
+    options = ", ".join(f"{name}={value!r}" for name, value in sorted(changed.items()))
+    return f"doesn't fit {ours}{' with ' if options else ''}{options}"
 
 
 def _faults(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:

@@ -1,6 +1,7 @@
 """Which registered backbone a set of weights looks like: asked only when loading has failed."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -9,21 +10,24 @@ from vitdense.contracts import BACKBONES
 
 Shapes = frozenset[tuple[str, tuple[int, ...]]]
 
-# Below this share of common keys, weights look like nothing that is known.
+# Below this share of keys in common, weights look like nothing that is known.
 _ENOUGH = 0.5
 
 
-def nearest_preset(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
-    """The preset that shares most names and shapes with `state`; None if `wanted` shares as many, or none does."""
+def nearest_presets(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """The presets that share most names and shapes with `state`; none if `wanted` shares as many, or all share few."""
     theirs = _shapes(state)
-    best, most = None, max(_alike(theirs, _shapes(wanted)), _ENOUGH)
-    for name in BACKBONES.names():
-        with torch.device("meta"):
-            preset = BACKBONES.create(name).build().state_dict()
-        alike = _alike(theirs, _shapes(preset))
-        if alike > most:
-            best, most = name, alike
-    return best
+    shared = {name: _alike(theirs, _shapes_of(name)) for name in BACKBONES.names()}
+    most = max(shared.values())
+    if most <= max(_alike(theirs, _shapes(wanted)), _ENOUGH):
+        return []
+    return [name for name, share in shared.items() if share == most]
+
+
+@lru_cache(maxsize=512)
+def _shapes_of(name: str) -> Shapes:
+    with torch.device("meta"):
+        return _shapes(BACKBONES.create(name).build().state_dict())
 
 
 def _alike(some: Shapes, others: Shapes) -> float:

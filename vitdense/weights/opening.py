@@ -2,12 +2,13 @@
 
 import json
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -15,13 +16,21 @@ from torch import Tensor
 from vitdense.errors import UserError, WeightsError
 from vitdense.weights.arrays import read_arrays
 from vitdense.weights.contents import Checkpoint
+from vitdense.weights.pickles import read_checkpoint, read_pickled_arrays
 
 WHOLE = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SETTINGS = ("config.json", "preprocessor_config.json", "open_clip_config.json")
+RECIPE = "recipe.yaml"
 HUBS = ("hf/", "timm/")
 # What trainers put the tensors into. Averaged weights and teachers come first: they are what is evaluated.
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "params_ema", "teacher", "target_encoder")
 WRAPPERS = (*AVERAGED, "state_dict", "model", "params", "student", "encoder", "module")
+
+# What readers raise on damaged files; pickles whose bytes were flipped raise nearly anything.
+_READERS = (SafetensorError, BadZipFile, struct.error, OSError, EOFError)
+_PICKLES = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, SyntaxError, SystemError)
+DAMAGED: tuple[type[Exception], ...] = (*_READERS, *_PICKLES, ArithmeticError, MemoryError)
 
 Source = str | Path | Mapping[str, Any]
 
@@ -63,16 +72,23 @@ def unwrap(content: object, name: str) -> tuple[dict[str, Tensor], str]:
 
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], str]:
-    """A .safetensors file, arrays of .npz, or a pickle of tensors and plain values only; and what of it was taken."""
+    """A .safetensors file, arrays, or a pickle of tensors and plain values only; and which part of it was taken."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path), ""
         if path.suffix == ".npz":
             return read_arrays(path), ""
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".pkl":
+            return unwrap(read_pickled_arrays(path), str(path))
+        content = read_checkpoint(path)
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path} is refused: it is damaged, or holds more than tensors and plain values") from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError, BadZipFile) as error:
+    except DAMAGED as error:
+        if "TorchScript" in str(error):
+            raise WeightsError(
+                f"{path} is a TorchScript archive, which can run code, and is not opened; if you trust it, make a "
+                f"file of its tensors: torch.save(torch.jit.load({path.name!r}).state_dict(), 'tensors.pt')"
+            ) from error
         raise WeightsError(f"{path} can't be read as a checkpoint: {error}") from error
     return unwrap(content, str(path))
 
@@ -100,8 +116,23 @@ def _shards(index: Path) -> list[str]:
 def _settings(folder: Path | None) -> dict[str, Mapping[str, Any]]:
     if folder is None:
         return {}
-    files = {"config": folder / "config.json", "preprocessor": folder / "preprocessor_config.json"}
-    return {key: _read_json(path) for key, path in files.items() if path.is_file()}
+    found = {name: _read_json(folder / name) for name in SETTINGS if (folder / name).is_file()}
+    # What open_clip says stands under names that transformers doesn't use.
+    config = found.get("config.json", {}) | found.get("open_clip_config.json", {})
+    preprocessor, recipe = found.get("preprocessor_config.json", {}), _read_recipe(folder / RECIPE)
+    return {"config": config, "preprocessor": preprocessor, "recipe": recipe}
+
+
+def _read_recipe(path: Path) -> Mapping[str, Any]:
+    """The backbone's part of a recipe, which lies in the checkpoints of our own runs."""
+    if not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path} can't be read as a recipe: {error}") from error
+    backbone = content.get("backbone") if isinstance(content, dict) else None
+    return backbone if isinstance(backbone, dict) else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -129,7 +160,7 @@ def _download(name: str) -> Path:
             return None
 
     try:
-        for file in ("config.json", "preprocessor_config.json"):
+        for file in SETTINGS:
             fetch(file)
         for file in WHOLE + SHARDED:
             path = fetch(file)

@@ -1,8 +1,8 @@
 """From any source of weights to tensors under our names."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isqrt
 from typing import Any
 
 from torch import Tensor
@@ -10,12 +10,19 @@ from torch import Tensor
 from vitdense.contracts import BackboneConfig
 from vitdense.errors import WeightsError
 from vitdense.weights import external
-from vitdense.weights.contents import Weights
+from vitdense.weights.contents import Checkpoint, Weights
 from vitdense.weights.dialect import detect, without_wrappers
 from vitdense.weights.families import DIALECTS
 from vitdense.weights.opening import Source, open_checkpoint
 from vitdense.weights.published import published_for
 from vitdense.weights.resizing import BIAS_TABLE, position_slots
+
+# What a dialect sees in the tensors themselves.
+_SHOWN = {"image_size", "final_norm", "positions", "pool"}
+
+# Options that change the numbers of a network, and no name and no shape in it.
+_BUILT = {"layer_norm_eps", "activation", "mean", "std", "num_heads", "window_order", "always_shift", "rope_grid"}
+_BUILT |= {"position_interpolation", "position_antialias", "position_offset"}
 
 
 def read_weights(source: Source, config: BackboneConfig) -> Weights:
@@ -27,7 +34,10 @@ def read_weights(source: Source, config: BackboneConfig) -> Weights:
     dialect, root = detect(checkpoint.state, DIALECTS, checkpoint.source)
     done, left_out = dialect.convert(checkpoint.state, root)
     _refuse_broken(done.state, checkpoint.source)
-    options = dialect.options(checkpoint, done.state) | _stored_size(done.state)
+    told = dialect.options(checkpoint, done.state)
+    if _are_ours(checkpoint, dialect.below(checkpoint.state, root), done.state):
+        told = {name: told[name] for name in told.keys() & _SHOWN}
+    options = _stored_size(done.state) | told | _of_own_run(checkpoint)
     _same_heads(options.pop("num_heads", None), config, checkpoint.source)
     known = type(config).model_fields
     if "activation" not in known and options.get("activation", "gelu") != "gelu":
@@ -44,28 +54,44 @@ def read_weights(source: Source, config: BackboneConfig) -> Weights:
     )
 
 
-def _same_heads(theirs: Any, config: BackboneConfig, source: str) -> None:
+def _are_ours(checkpoint: Checkpoint, below: Mapping[str, str], state: Mapping[str, Tensor]) -> bool:
+    """Whether every tensor has our name and shape already, with no file beside it that says whose network it was.
+
+    Our names are timm's, so that these may be either's: how the network was built is then the preset's to say.
+    """
+    same = below.keys() == state.keys() and all(checkpoint.state[below[key]].shape == state[key].shape for key in state)
+    return same and not checkpoint.config and not checkpoint.preprocessor
+
+
+def _of_own_run(checkpoint: Checkpoint) -> dict[str, Any]:
+    """How the backbone of one of our own runs was built, apart from what shows in its tensors."""
+    return {name: checkpoint.recipe[name] for name in _BUILT if checkpoint.recipe.get(name) is not None}
+
+
+def _same_heads(theirs: int | tuple[int, ...] | list[int] | None, config: BackboneConfig, source: str) -> None:
     """The number of heads shows in no tensor's shape, so that a wrong one would load and be silently wrong."""
     ours = config.model_dump().get("num_heads")
+    theirs = tuple(theirs) if isinstance(theirs, list) else theirs
     if theirs is not None and ours is not None and theirs != ours:
         raise WeightsError(f"{source} has {theirs} attention heads, and num_heads is {ours} here")
 
 
 def _stored_size(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The image size whose grid the position table has, so that it is kept as published."""
+    """The image size whose grid the tables of positions have, so that they are kept as published."""
     kernel, relations = state.get("patch_embed.proj.weight"), state.get(f"blocks.0.attn.{BIAS_TABLE}")
     table, slots = state.get("pos_embed"), position_slots(state)
     if kernel is None:
         return {}
     if table is not None and slots is not None:
-        return {"image_size": math.isqrt(table.shape[1] - slots) * kernel.shape[-1]}
+        return {"image_size": isqrt(table.shape[1] - slots) * kernel.shape[-1]}
     if relations is not None:
-        return {"image_size": (math.isqrt(relations.shape[0] - 3) + 1) // 2 * kernel.shape[-1]}
+        return {"image_size": (isqrt(relations.shape[0] - 3) + 1) // 2 * kernel.shape[-1]}
     return {}
 
 
 def _refuse_broken(state: Mapping[str, Tensor], source: str) -> None:
-    broken = [key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    numbers = {key: tensor for key, tensor in state.items() if tensor.is_floating_point() and not tensor.is_meta}
+    broken = [key for key, tensor in numbers.items() if not tensor.isfinite().all()]
     if broken:
         raise WeightsError(
             f"{source} has values that are not finite in {', '.join(broken[:4])} ({len(broken)} tensors)"

@@ -1,7 +1,7 @@
 """Tensors of one geometry made to fit another: position tables, window biases, input channels."""
 
-import math
 from collections.abc import Mapping
+from math import ceil, isqrt
 
 import torch
 from torch import Tensor
@@ -24,33 +24,28 @@ def position_slots(state: Mapping[str, Tensor]) -> int | None:
     tokens = sum(state[name].shape[1] for name in ("cls_token", "dist_token") if name in state)
     registers = state["reg_token"].shape[1] if "reg_token" in state else 0
     for slots in (tokens, 0, tokens + registers, 1):
-        side = math.isqrt(max(length - slots, 0))
+        side = isqrt(max(length - slots, 0))
         if side and side * side == length - slots:
             return slots
     return None
 
 
-def resize_table(table: Tensor, side: int) -> Tensor:
-    """table: (1, n * n, C) -> (1, side * side, C), bicubic, antialiased where it shrinks."""
-    grid = math.isqrt(table.shape[1])
-    square = table.float().reshape(1, grid, grid, -1).permute(0, 3, 1, 2)  # (1, C, n, n)
-    resized = F.interpolate(square, size=(side, side), mode="bicubic", align_corners=False, antialias=side < grid)
-    return resized.flatten(2).mT.to(table.dtype)  # (1, side * side, C)
-
-
 def resize_bias_table(table: Tensor, rows: int) -> Tensor:
     """table: ((2 w - 1)**2, heads) -> (rows, heads), the table of another window, bicubic.
 
-    BEiT's has three rows more, which stay, and is resized as its attention does for other sizes.
+    Three rows more are those of a class token: such a table is BEiT's, and resized as its attention does.
     """
-    if math.isqrt(rows) ** 2 == rows:
-        return resize_table(table[None], math.isqrt(rows))[0]
-    stored, wanted = ((math.isqrt(count - 3) + 1) // 2 for count in (table.shape[0], rows))
-    return resize_relations(table, stored, (wanted, wanted))
+    if isqrt(rows) ** 2 != rows:
+        stored, side = (isqrt(count - 3) // 2 + 1 for count in (table.shape[0], rows))
+        return resize_relations(table, stored, (side, side))
+    old, new = isqrt(table.shape[0]), isqrt(rows)
+    square = table.float().reshape(1, old, old, -1).permute(0, 3, 1, 2)  # (1, heads, n, n)
+    resized = F.interpolate(square, size=(new, new), mode="bicubic", align_corners=False, antialias=new < old)
+    return resized.flatten(2)[0].mT.to(table.dtype)  # (rows, heads)
 
 
 def resize_distances(table: Tensor, rows: int) -> Tensor:
-    """table: (2 n - 1, d) -> (rows, d), SAM's table of one axis, linear as its attention does for other sizes."""
+    """table: (2 n - 1, d) -> (rows, d), linear, as SAM's."""
     return F.interpolate(table.mT[None], size=rows, mode="linear", align_corners=False)[0].mT
 
 
@@ -58,5 +53,5 @@ def adapt_input_channels(kernel: Tensor, channels: int) -> Tensor:
     """kernel: (out, 3, h, w) -> (out, channels, h, w): summed for one channel, else repeated and scaled."""
     if channels == 1:
         return kernel.sum(dim=1, keepdim=True)
-    repeated = torch.cat([kernel] * math.ceil(channels / 3), dim=1)[:, :channels]
+    repeated = torch.cat([kernel] * ceil(channels / 3), dim=1)[:, :channels]
     return repeated * (3 / channels)

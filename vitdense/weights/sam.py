@@ -12,8 +12,8 @@ from vitdense.weights.dialect import Dialect, Export, State
 from vitdense.weights.facts import IMAGENET, timm_facts, timm_record, transformers_facts, transformers_preprocessor
 from vitdense.weights.rows import Change, Row
 
-# They keep the table of positions as a map, (1, h, w, C).
-_flat = Change(lambda table: table.flatten(1, 2), lambda table: torch.unflatten(table, 1, (_side(table), -1)))
+# They keep the table of positions as a map, (1, h, w, C); ours, which has no other sign, is flat already.
+_flat = Change(lambda table: table.flatten(1, -2), lambda table: torch.unflatten(table, 1, (_side(table), -1)))
 
 
 def _side(table: Tensor) -> int:

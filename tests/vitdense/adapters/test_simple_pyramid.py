@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitdense.adapters.simple_pyramid import SimplePyramid, resample
+from vitdense.adapters.simple_pyramid import SimplePyramid
 from vitdense.contracts import ADAPTERS, Adapter, Level
 from vitdense.errors import UserError
 
@@ -60,21 +60,6 @@ def test_arithmetic_is_vitdets() -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("size", [(224, 224), (250, 333)])
-def test_resampling_reads_each_cell_at_its_own_pixels(size: tuple[int, int]) -> None:
-    rows = torch.arange(-(-size[0] // 14)).double() * 14 + 7
-    columns = torch.arange(-(-size[1] // 14)).double() * 14 + 7
-    ramp = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
-    resampled = resample(ramp, 14, 16)
-    last = [int((grid[-1] - 8) // 16) for grid in (rows, columns)]
-    assert resampled.shape[2] >= -(-size[0] // 16)
-    assert resampled.shape[3] >= -(-size[1] // 16)
-    for axis, count in enumerate(last):
-        read = resampled[0, axis].select(1 - axis, 0)[: count + 1]
-        inside = torch.arange(count + 1).double() * 16 + 8
-        torch.testing.assert_close(read, inside)
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("patch", [8, 14, 16, 32])
 def test_a_patch_shows_at_its_place_on_every_level(patch: int) -> None:
@@ -97,11 +82,6 @@ def test_a_pyramid_needs_no_pyramid() -> None:
     levels = tuple(Level(8 * 2**i, 4 * 2**i) for i in range(4))
     with pytest.raises(UserError, match=r"strides \[4, 8, 16, 32\] already: leave the adapter out"):
         ADAPTERS.create("simple_pyramid").build(levels)
-
-
-def test_clips_are_refused() -> None:
-    with pytest.raises(UserError, match="time axis"):
-        ADAPTERS.create("simple_pyramid").build((Level(8, 16, time_stride=2),))
 
 
 def test_no_parameter_is_left_unused() -> None:

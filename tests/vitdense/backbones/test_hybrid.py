@@ -1,6 +1,7 @@
 """Hybrids: which maps are given, at which strides, and what is run for them."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -101,7 +102,17 @@ def test_an_adapter_may_enter_where_only_blocks_are_named() -> None:
     for (patches, _, grid), each in zip(blocks.forward_stages(images), blocks(images), strict=True):
         assert torch.equal(torch.unflatten(patches.mT, 2, grid), each)
     with pytest.raises(UserError, match=r"stages \[0, 1\] of the ResNet, which have no tokens: .* from 3 on"):
-        made().forward_stages(images)
+        made().forward_stages(images, Mock())
+
+
+@torch.no_grad()
+def test_maps_of_the_resnet_come_as_tokens_without_a_prefix() -> None:
+    images = torch.randn(1, 3, 33, 50)
+    for i, ((patches, prefix, grid), each) in enumerate(
+        zip(made().forward_stages(images), made()(images), strict=True)
+    ):
+        assert torch.equal(torch.unflatten(patches.mT, 2, grid), each)
+        assert prefix.shape == (1, 0 if i < 2 else 1, each.shape[1])
 
 
 def test_a_frozen_hybrid_keeps_its_resnet_still() -> None:

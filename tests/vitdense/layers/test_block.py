@@ -88,3 +88,14 @@ def test_positions_stay_as_stored_at_the_stored_size() -> None:
     doubles = table.double()
     close = resize_positions(doubles, (2, 2), interpolation="bilinear", antialias=False)
     torch.testing.assert_close(close, doubles.view(1, 2, 2, 2, 2, 3).mean((2, 4)))
+
+
+def test_offset_positions_export_to_what_interpolate_gives() -> None:
+    from vitdense.layers.position import _cubic_weights
+
+    table = torch.randn(1, 3, 5, 5, dtype=torch.float64)
+    for size in ((9, 3), (5, 12)):
+        scale = tuple((count + 0.1) / 5 for count in size)
+        down, across = (_cubic_weights(count, 5, 0.1) for count in size)
+        expected = F.interpolate(table, scale_factor=scale, mode="bicubic")
+        torch.testing.assert_close(down @ table @ across.mT, expected)

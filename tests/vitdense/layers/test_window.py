@@ -5,17 +5,10 @@ import itertools
 import pytest
 import torch
 
-from vitdense.layers.window import MASKED, WindowAttention, merge, partition, relative_positions, shift_masks
+from vitdense.layers.tiles import partition
+from vitdense.layers.window import MASKED, WindowAttention, relative_positions, shift_masks
 
 CPU = torch.device("cpu")
-
-
-def test_merge_undoes_partition() -> None:
-    maps = torch.randn(2, 6, 9, 5)
-    windows = partition(maps, 3)
-    assert windows.shape == (2 * 2 * 3, 9, 5)
-    assert torch.equal(windows[1].view(3, 3, 5), maps[0, :3, 3:6])
-    assert torch.equal(merge(windows, 3, 6, 9), maps)
 
 
 def test_relative_positions_depend_on_the_offset_alone() -> None:

@@ -64,6 +64,10 @@ def assert_comes_back(backbone: Backbone, folder: Path) -> None:
         {"pool": "mean", "layer_scale": 0.1},
         {"num_registers": 3, "mlp_ratio": 2.0},
         {"cls_token": False, "pool": "mean", "num_registers": 2},
+        {"cls_token": False, "pool": "attention", "activation": "gelu_tanh"},
+        {"pre_norm": True, "patch_bias": False, "activation": "quick_gelu", "layer_norm_eps": 1e-5},
+        {"mlp": "gated", "activation": "silu", "mlp_ratio": 8 / 3, "layer_scale": 1.0},
+        {"positions": "none", "pool": "mean", "final_norm": "pooled"},
         {"in_channels": 4, "qkv_bias": False, "image_size": 48, "mean": (0.1,) * 4, "std": (0.3,) * 4},
     ],
 )
@@ -71,7 +75,7 @@ def test_a_vit_becomes_timms(options: dict[str, Any], enliven: Enliven, picture:
     ours = alive(enliven, "vit_nano_patch8", **options)
     report = vitdense.save_pretrained(ours, tmp_path, names="timm")
     theirs: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
-    assert str(report) == f"{tmp_path}: {len(theirs.state_dict())} tensors as timm vit"
+    assert str(report).startswith(f"{tmp_path}: {len(theirs.state_dict())} tensors as timm ")
     assert theirs.pretrained_cfg["mean"] == list(ours.mean)
     for size in ((64, 64), (50, 77)):
         images = picture(*size)
@@ -100,6 +104,29 @@ def test_a_vit_becomes_transformers(
         assert apart(all_tokens(ours, images), expected) < SINGLE
     processor: Any = ViTImageProcessor.from_pretrained(tmp_path)
     assert list(processor.image_mean) == [0.1, 0.2, 0.3]
+    assert_comes_back(ours, tmp_path)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("names", ["timm", "transformers"])
+def test_a_distilled_deit_becomes_theirs(names: Any, enliven: Enliven, picture: Picture, tmp_path: Path) -> None:
+    options = {"dist_token": True, "pool": "cls_dist", "position_antialias": names == "timm"}
+    ours = alive(enliven, "vit_nano_patch8", **options)
+    report = vitdense.save_pretrained(ours, tmp_path, names=names)
+    assert report.family == f"{names} deit"
+    theirs: Any
+    if names == "timm":
+        theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    else:
+        theirs = AutoModel.from_pretrained(tmp_path, add_pooling_layer=False).eval()
+    for size in ((64, 64), (56, 80)):
+        images = picture(*size)
+        if names == "timm":
+            expected = theirs.forward_features(images)
+            assert apart(ours.embed(images), theirs.forward_head(expected, pre_logits=True)) < SINGLE
+        else:
+            expected = theirs(images, interpolate_pos_encoding=True).last_hidden_state
+        assert apart(all_tokens(ours, images), expected) < SINGLE
     assert_comes_back(ours, tmp_path)
 
 
@@ -148,14 +175,24 @@ def test_a_swin_becomes_transformers(enliven: Enliven, picture: Picture, tmp_pat
             "vit_nano_patch8",
             {"layer_norm_eps": 1e-12},
             "timm",
-            "its vit has layer_norm_eps 1e-06, and here it is 1e-12",
+            "its vit has layer_norm_eps 1e-06 or 1e-05, and here it is 1e-12",
         ),
-        ("vit_nano_patch8", {"num_registers": 2}, "transformers", "has num_registers 0, and here it is 2"),
+        ("vit_nano_patch8", {"mlp": "gated"}, "timm", "has the activation silu in its gated MLP, and here it is gelu"),
+        (
+            "vit_nano_patch8",
+            {"pre_norm": True},
+            "timm",
+            "has a bias in the patch embedding .patch_bias. where there is",
+        ),
+        ("vit_nano_patch8", {"positions": "sincos"}, "timm", "has no sincos positions"),
+        ("vit_nano_patch8", {"relations": "rope_unit"}, "timm", "has relations 'none', and here it is 'rope_unit'"),
+        ("vit_nano_patch8", {"mlp": "gated"}, "transformers", "has mlp 'plain', and here it is 'gated'"),
+        ("vit_nano_patch8", {"num_registers": 2}, "transformers", "dinov2 with registers needs layer_scale"),
         ("swin_nano", {"stem": "conv"}, "timm", "its swin has stem 'patch', and here it is 'conv'"),
         ("swin_nano", {"window_order": "roll_pad"}, "transformers", "has window_order 'pad_roll', and here it is"),
         ("vit_nano_patch8", {}, "torchvision", "names 'torchvision': give one of timm, transformers"),
         ("vit_nano_patch8", {"adapter": "simple_pyramid"}, "timm", "give the backbone itself, without an adapter"),
-        ("timm/resnet18", {}, "transformers", "transformers has no such network"),
+        ("timm/resnet18", {}, "transformers", "can't be written for transformers: it has no such network"),
     ],
 )
 def test_what_cant_be_said_is_refused_by_name(

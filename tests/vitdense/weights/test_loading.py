@@ -83,6 +83,52 @@ def test_norms_of_outputs_that_are_not_asked_for_are_left_out(fill: Fill) -> Non
     assert {key.split(".")[1] for key in ours.load_report.left_out} == {"0", "2"}
 
 
+def test_a_class_token_is_left_out_of_a_backbone_without_one(fill: Fill) -> None:
+    state = state_of("vit_nano_patch8")
+    ours = fill("vit_nano_patch8", state, {"cls_token": False, "pool": "mean"})
+    assert ours.load_report is not None
+    assert ours.load_report.left_out == ("cls_token", "pos_embed[:, :1]")
+    assert ours.load_report.adapted == ("pos_embed",)
+    assert torch.equal(ours.state_dict()["pos_embed"], state["pos_embed"][:, 1:])
+    smaller = fill("vit_nano_patch8", state, {"cls_token": False, "pool": "mean", "image_size": 48})
+    assert smaller.load_report is not None
+    assert smaller.load_report.resized == ("pos_embed",)
+    assert smaller.state_dict()["pos_embed"].shape == (1, 36, 64)
+
+
+def test_what_pools_in_another_way_is_left_out(fill: Fill) -> None:
+    attending = {"cls_token": False, "pool": "attention"}
+    state = state_of("vit_nano_patch8", **attending)
+    ours = fill("vit_nano_patch8", state, {"cls_token": False, "pool": "mean"})
+    assert ours.load_report is not None
+    assert {key.split(".")[0] for key in ours.load_report.left_out} == {"attn_pool"}
+    with pytest.raises(WeightsError, match=r"fit vit_nano_patch8 with cls_token=False, pool='attention': 13 missing: "):
+        fill("vit_nano_patch8", ours.state_dict(), attending)
+
+
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        ({"positions": "none", "relations": "table"}, ["relative_position_bias_table"]),
+        ({"cls_token": False, "pool": "mean", "relations": "decomposed"}, ["rel_pos_h", "rel_pos_w"]),
+    ],
+)
+def test_tables_of_relations_are_resized_as_the_attention_would(
+    options: dict[str, Any], keys: list[str], fill: Fill, picture: Callable[..., Tensor]
+) -> None:
+    state = state_of("vit_nano_patch8", **options)
+    kept = fill("vit_nano_patch8", state, options)
+    assert kept.load_report is not None
+    assert not kept.load_report.resized
+    ours = fill("vit_nano_patch8", state, {**options, "image_size": 96})
+    assert ours.load_report is not None
+    tables = [f"blocks.{i}.attn.{key}" for i in range(4) for key in keys]
+    assert sorted(set(ours.load_report.resized) - {"pos_embed"}) == sorted(tables)
+    with torch.no_grad():
+        images = picture(96, 96)
+        torch.testing.assert_close(ours.embed(images), kept.embed(images), atol=1e-5, rtol=1e-5)
+
+
 def test_missing_unexpected_and_misshaped_keys_are_named(fill: Fill) -> None:
     state = state_of("vit_nano_patch8")
     del state["blocks.3.mlp.fc1.bias"]

@@ -1,11 +1,13 @@
 """Sources of weights: what is opened, what is refused, and what each message says."""
 
+import argparse
 import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -19,8 +21,12 @@ from vitdense.weights.published import PUBLISHED, published_for
 Fill = Callable[..., Backbone]
 
 
+# Small enough to be made often.
+SMALL: dict[str, dict[str, Any]] = {"vit_nano_patch8": {}, "swin_nano": {"depths": (1, 1), "num_heads": (1, 2)}}
+
+
 def nano(name: str = "vit_nano_patch8", **options: Any) -> Backbone:
-    return BACKBONES.create(name, options).build().eval()
+    return BACKBONES.create(name, {**SMALL[name], **options}).build().eval()
 
 
 def read(source: Any, name: str = "vit_nano_patch8", **options: Any) -> Weights:
@@ -37,7 +43,7 @@ def test_our_own_weights_come_back_from_a_file(name: str, suffix: str, fill: Fil
         save_file(state, path)
     else:
         torch.save(state, path)
-    again = fill(name, path, {})
+    again = fill(name, path, SMALL[name])
     for key, tensor in again.state_dict().items():
         assert torch.equal(tensor, state[key])
     assert again.load_report is not None
@@ -66,7 +72,7 @@ PREFIXES = (
 def test_mappings_around_the_tensors_are_taken_off(wrapper: str, name: str, fill: Fill) -> None:
     state = nano(name).state_dict()
     for wrapped in ({wrapper: state, "epoch": 3}, {wrapper: {"state_dict": state}}, {"state_dict": {wrapper: state}}):
-        ours = fill(name, wrapped, {})
+        ours = fill(name, wrapped, SMALL[name])
         assert all(torch.equal(tensor, state[key]) for key, tensor in ours.state_dict().items())
 
 
@@ -75,7 +81,7 @@ def test_mappings_around_the_tensors_are_taken_off(wrapper: str, name: str, fill
 def test_prefixes_of_names_are_taken_off(prefix: str, name: str, fill: Fill) -> None:
     state = nano(name).state_dict()
     wrapped = {f"{prefix}{key}": tensor for key, tensor in state.items()}
-    ours = fill(name, {**wrapped, "decode_head.conv.weight": torch.ones(1)}, {})
+    ours = fill(name, {**wrapped, "decode_head.conv.weight": torch.ones(1)}, SMALL[name])
     assert all(torch.equal(tensor, state[key]) for key, tensor in ours.state_dict().items())
     assert ours.load_report is not None
     assert ours.load_report.left_out == ("decode_head.conv.weight",)
@@ -108,10 +114,29 @@ def test_a_folder_of_ours_is_read_below_its_prefix(tmp_path: Path, fill: Fill) -
     save_file(
         {f"backbone.{k}": v for k, v in state.items()} | {"head.x": torch.ones(1)}, tmp_path / "model.safetensors"
     )
-    ours = fill("swin_nano", tmp_path, {})
+    ours = fill("swin_nano", tmp_path, SMALL["swin_nano"])
     assert ours.load_report is not None
     assert ours.load_report.family == "vitdense"
     assert ours.load_report.left_out == ("head.x",)
+
+
+def test_a_run_says_how_its_backbone_was_built(tmp_path: Path, fill: Fill) -> None:
+    state = {f"backbone.{key}": tensor for key, tensor in nano().state_dict().items()}
+    save_file({**state, "head.x": torch.ones(1)}, tmp_path / "model.safetensors")
+    recipe = tmp_path / "recipe.yaml"
+    built = "layer_norm_eps: 1.0e-12, position_antialias: false, mean: [0.5, 0.5, 0.5], activation: silu"
+    recipe.write_text(f"backbone: {{name: vit_nano_patch8, embed_dim: 64, drop_path: 0.3, num_heads: 2, {built}}}\n")
+    ours = fill("vit_nano_patch8", tmp_path, {"activation": "gelu"})
+    assert ours.config is not None
+    options = ours.config.model_dump()
+    assert (options["layer_norm_eps"], options["position_antialias"]) == (1e-12, False)
+    assert (options["mean"], options["activation"], options["drop_path"]) == ((0.5, 0.5, 0.5), "gelu", 0.0)
+    recipe.write_text("backbone: {num_heads: 4}")
+    with pytest.raises(WeightsError, match="has 4 attention heads, and num_heads is 2 here"):
+        read(tmp_path)
+    recipe.write_text("backbone: [")
+    with pytest.raises(WeightsError, match=r"recipe\.yaml can't be read as a recipe"):
+        read(tmp_path)
 
 
 def test_transformers_options_rank_below_the_users(tmp_path: Path) -> None:
@@ -119,6 +144,7 @@ def test_transformers_options_rank_below_the_users(tmp_path: Path) -> None:
     assert weights.family == "transformers"
     assert weights.options == {
         "layer_norm_eps": 1e-12,
+        "activation": "gelu",
         "position_antialias": False,
         "position_interpolation": "bicubic",
         "image_size": 64,
@@ -146,11 +172,72 @@ def test_another_number_of_heads_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_another_activation_is_refused(tmp_path: Path) -> None:
+def test_activations_are_taken_over_or_refused(tmp_path: Path) -> None:
     save_file(_transformers_vit(), tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"hidden_act": "quick_gelu"}))
-    with pytest.raises(WeightsError, match="activation 'quick_gelu'; known here: 'gelu'"):
+    for theirs, ours in (("quick_gelu", "quick_gelu"), ("gelu_pytorch_tanh", "gelu_tanh"), ("silu", "silu")):
+        (tmp_path / "config.json").write_text(json.dumps({"hidden_act": theirs}))
+        assert read(tmp_path).options["activation"] == ours
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_act": "relu"}))
+    with pytest.raises(WeightsError, match="has hidden_act 'relu'; known here: gelu, "):
         read(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_act": "silu"}))
+    with pytest.raises(WeightsError, match="was trained with activation 'silu'; known here: 'gelu'"):
+        read(tmp_path, "swin_nano")
+
+
+def test_vitdet_is_read_as_detectron_publishes_it(tmp_path: Path, fill: Fill) -> None:
+    options = {"embed_dim": 48, "depth": 2, "num_heads": 3, "global_blocks": (1,)}
+    ours = BACKBONES.create("vitdet_base_patch16", options).build()
+    state = {key: tensor for key, tensor in ours.state_dict().items() if not key.startswith("norm.")}
+    theirs = {**state, "pos_embed": torch.cat([torch.ones(1, 1, 48), state["pos_embed"]], dim=1)}
+    arrays = {f"backbone.net.{key}": tensor.numpy() for key, tensor in theirs.items()}
+    arrays["backbone.simfp_2.0.weight"] = np.ones(1, dtype=np.float32)
+    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps({"model": arrays}))
+    again = fill("vitdet_base_patch16", tmp_path / "model_final.pkl", {**options, "final_norm": "none"})
+    assert all(torch.equal(tensor, state[key]) for key, tensor in again.state_dict().items())
+    assert again.load_report is not None
+    assert again.load_report.left_out == ("backbone.simfp_2.0.weight", "pos_embed[:, :1]")
+
+
+def test_a_missing_part_is_named_by_its_fellows(fill: Fill) -> None:
+    state = _transformers_vit()
+    del state["layers.3.attention.k_proj.bias"]
+    with pytest.raises(WeightsError) as caught:
+        fill("vit_nano_patch8", state, {})
+    assert "1 missing: blocks.3.attn.qkv.bias; 2 unexpected: " in str(caught.value)
+    assert "layers.3.attention.q_proj.bias, layers.3.attention.v_proj.bias" in str(caught.value)
+
+
+def test_sharded_pickles_are_read(tmp_path: Path, fill: Fill) -> None:
+    state = nano().state_dict()
+    shards = [dict(list(state.items())[:20]), dict(list(state.items())[20:])]
+    named = {f"pytorch_model-0000{i + 1}-of-00002.bin": shard for i, shard in enumerate(shards)}
+    for name, shard in named.items():
+        torch.save(shard, tmp_path / name)
+    index = {"weight_map": {key: name for name, shard in named.items() for key in shard}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    ours = fill("vit_nano_patch8", tmp_path, {})
+    assert all(torch.equal(tensor, state[key]) for key, tensor in ours.state_dict().items())
+    (tmp_path / "pytorch_model-00002-of-00002.bin").unlink()
+    with pytest.raises(WeightsError, match=r"pytorch_model-00002-of-00002\.bin can't be read as a checkpoint"):
+        read(tmp_path)
+
+
+def test_what_trainers_leave_beside_the_tensors_is_read(tmp_path: Path, fill: Fill) -> None:
+    state = nano().state_dict()
+    beside = {"args": argparse.Namespace(lr=0.1), "best": np.float64(81.2), "seen": np.arange(3), "epoch": 3}
+    torch.save({"model": state, **beside}, tmp_path / "trained.pth")
+    ours = fill("vit_nano_patch8", tmp_path / "trained.pth", {})
+    assert all(torch.equal(tensor, state[key]) for key, tensor in ours.state_dict().items())
+
+
+def test_detectrons_pickles_of_arrays_are_read(tmp_path: Path, fill: Fill) -> None:
+    state = nano().state_dict()
+    arrays = {f"backbone.net.{key}": tensor.numpy() for key, tensor in state.items()}
+    content = {"model": arrays, "__author__": "someone", "iteration": np.int64(3)}
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    ours = fill("vit_nano_patch8", tmp_path / "model.pkl", {})
+    assert all(torch.equal(tensor, state[key]) for key, tensor in ours.state_dict().items())
 
 
 def test_pickles_that_would_run_code_are_refused(tmp_path: Path) -> None:
@@ -160,19 +247,31 @@ def test_pickles_that_would_run_code_are_refused(tmp_path: Path) -> None:
 
     (tmp_path / "weights.pth").write_bytes(pickle.dumps({"state_dict": Bomb()}, protocol=2))
     torch.save({"blocks.0.attn.qkv.weight": Bomb()}, tmp_path / "zipped.pth")
-    for name in ("weights.pth", "zipped.pth"):
-        with pytest.raises(WeightsError, match=r"\.pth is refused: it is damaged, or holds more than tensors"):
+    (tmp_path / "arrays.pkl").write_bytes(pickle.dumps({"model": Bomb()}))
+    (tmp_path / "object.pkl").write_bytes(pickle.dumps({"model": {"a": np.array([Bomb()], dtype=object)}}))
+    for name in ("weights.pth", "zipped.pth", "arrays.pkl", "object.pkl"):
+        with pytest.raises(WeightsError, match=r" is refused: it is damaged, or holds more than tensors"):
             read(tmp_path / name)
+    (tmp_path / "list.pkl").write_bytes(pickle.dumps({"model": {"a": np.array([None], dtype=object)}}))
+    with pytest.raises(WeightsError, match=r"list\.pkl can't be read as a checkpoint: an array of other things"):
+        read(tmp_path / "list.pkl")
+    np.savez(tmp_path / "object.npz", a=np.array([Bomb()], dtype=object))
+    with pytest.raises(WeightsError, match=r"object\.npz can't be read as a checkpoint"):
+        read(tmp_path / "object.npz")
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "weights.npz", "weights.pkl"])
 @pytest.mark.parametrize("kept", [0, 1, 7, 100, 2000])
 def test_damaged_files_are_refused(name: str, kept: int, tmp_path: Path) -> None:
     path = tmp_path / name
     state = nano().state_dict()
     if name.endswith("pth"):
         torch.save(state, path)
+    elif name.endswith("npz"):
+        np.savez(path, **{key: tensor.numpy() for key, tensor in state.items()})
+    elif name.endswith("pkl"):
+        path.write_bytes(pickle.dumps({key: tensor.numpy() for key, tensor in state.items()}))
     else:
         save_file(state, path)
     path.write_bytes(path.read_bytes()[:kept])

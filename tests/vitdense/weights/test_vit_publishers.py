@@ -9,13 +9,19 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
-from transformers import ViTMAEConfig, ViTMAEForPreTraining
+from transformers import (
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    DeiTModel,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+)
 
 from vitdense.backbones.options import IMAGENET_MEAN
 from vitdense.contracts import BACKBONES, Backbone
 from vitdense.weights import read_weights
 
-SINGLE = 1e-5
+SINGLE, DOUBLE = 1e-5, 1e-9
 Enliven = Callable[[nn.Module], nn.Module]
 Fill = Callable[..., Backbone]
 Picture = Callable[..., Tensor]
@@ -81,8 +87,7 @@ def test_the_official_masked_autoencoder_loads_without_its_decoder(
     ours = fill("vit_tiny_patch16", {"model": {**theirs.state_dict(), **decoder}}, SMALL)
     assert ours.load_report is not None
     assert set(ours.load_report.left_out) == {*decoder, "head.weight", "head.bias"}
-    assert ours.config is not None
-    assert ours.config.mean == IMAGENET_MEAN
+    assert ours.mean == IMAGENET_MEAN
     images = picture(250, 333)
     expected: Any = theirs
     assert apart(all_tokens(ours, images), expected.forward_features(images)) < SINGLE
@@ -99,8 +104,7 @@ def test_dinos_teacher_loads(whole: bool, enliven: Enliven, fill: Fill, picture:
     ours = fill("vit_tiny_patch16", source, SMALL)
     assert ours.load_report is not None
     assert ours.load_report.left_out == ("head.last_layer.weight_g",)
-    assert ours.config is not None
-    assert ours.config.mean == IMAGENET_MEAN
+    assert ours.mean == IMAGENET_MEAN
     images = picture(64, 96)
     assert apart(all_tokens(ours, images), theirs.forward_features(images)) < SINGLE
 
@@ -119,6 +123,42 @@ def test_deit_iii_equals_timms_under_its_own_names(enliven: Enliven, fill: Fill,
         assert ours.load_report is not None
         assert ours.load_report.adapted == ("pos_embed",)
         assert apart(all_tokens(ours, images), theirs.forward_features(images)) < SINGLE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(224, 224), (250, 333)])
+def test_a_distilled_deit_equals_timms(size: tuple[int, int], enliven: Enliven, fill: Fill, picture: Picture) -> None:
+    theirs: Any = enliven(timm_vit("deit_tiny_distilled_patch16_224"))
+    ours = fill("deit_tiny_distilled_patch16", {"model": theirs.state_dict()}, SMALL)
+    assert ours.load_report is not None
+    assert ours.load_report.left_out == ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
+    images = picture(*size)
+    features = theirs.forward_features(images)
+    assert apart(all_tokens(ours, images), features) < SINGLE
+    assert apart(ours.embed(images), theirs.forward_head(features, pre_logits=True)) < SINGLE
+    if size == (224, 224):
+        ours, theirs, images = ours.double(), theirs.double(), images.double()
+        assert apart(all_tokens(ours, images), theirs.forward_features(images)) < DOUBLE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(224, 224), (256, 336)])
+@pytest.mark.parametrize("kind", [DeiTModel, DeiTForImageClassificationWithTeacher])
+def test_a_distilled_deit_equals_transformers(
+    kind: Any, size: tuple[int, int], enliven: Enliven, fill: Fill, picture: Picture, tmp_path: Path
+) -> None:
+    config = DeiTConfig(hidden_size=48, num_hidden_layers=3, num_attention_heads=3, intermediate_size=192)
+    theirs: Any = enliven(kind(config))
+    theirs.save_pretrained(tmp_path)
+    inner = theirs.deit if kind is DeiTForImageClassificationWithTeacher else theirs
+    for source in (tmp_path, theirs.state_dict()):
+        ours = fill("deit_tiny_distilled_patch16", source, SMALL)
+        images = picture(*size)
+        expected = inner(images, interpolate_pos_encoding=True).last_hidden_state
+        assert apart(all_tokens(ours, images), expected) < SINGLE
+        expected = inner.double()(images.double(), interpolate_pos_encoding=True).last_hidden_state
+        assert apart(all_tokens(ours.double(), images.double()), expected) < DOUBLE
+        inner.float()
 
 
 def jax_archive(model: Any, heads: int, *, stacked: bool) -> dict[str, Any]:

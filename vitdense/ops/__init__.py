@@ -1,0 +1,1 @@
+"""Operations that are worth more than one way of computing them."""
