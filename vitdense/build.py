@@ -58,11 +58,10 @@ class AdaptedBackbone(Backbone):
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
-    """Names of our own backbones that match a shell pattern; `timm/*` lists timm's."""
-    if pattern.startswith("timm/"):
-        import timm
-
-        return [f"timm/{name}" for name in timm.list_models() if fnmatch.fnmatch(f"timm/{name}", pattern)]
+    """Names of our own backbones that match a shell pattern; `timm/*`, `hf/*` and `open_clip/*` list the libraries'."""
+    library, slash, _ = pattern.partition("/")
+    if slash and library in BACKBONES.families():
+        return fnmatch.filter(BACKBONES.find(pattern)[0].listed(), pattern)
     return BACKBONES.names(pattern)
 
 

@@ -74,6 +74,11 @@ class BackboneConfig(Config):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
+    @classmethod
+    def listed(cls) -> list[str]:
+        """The names of another library's networks that this class stands for; our own are in the registry."""
+        return []
+
     def build(self) -> "Backbone":
         """A backbone with freshly initialised weights."""
         raise NotImplementedError

@@ -18,12 +18,16 @@ from vitdense.backbones.hf_network import (
     is_model_type,
     load_network,
     network_config,
+    picture_types,
 )
 from vitdense.backbones.hf_states import lay_out, touched_pictures
 from vitdense.backbones.options import IMAGENET_MEAN, IMAGENET_STD
 from vitdense.backbones.probing import Size, first_line
 from vitdense.contracts import BACKBONES
 from vitdense.errors import UserError, WeightsError
+
+# For networks that norm pictures themselves, such as RADIO.
+_NONE: Statistics = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 @BACKBONES.register_family("hf")
@@ -34,6 +38,11 @@ class HfConfig(ExternalConfig):
     """
 
     library: ClassVar[str] = "hf"
+
+    @classmethod
+    def listed(cls) -> list[str]:
+        """The model types that take pictures; repositories and folders can't be listed."""
+        return [f"hf/{name}" for name in picture_types()]
 
     def build(self) -> "HfBackbone":
         """transformers' network with fresh weights."""
@@ -83,7 +92,9 @@ class HfBackbone(ExternalBackbone):
         size = getattr(theirs, "image_size", None)
         native = (size, size) if isinstance(size, int) else None if size is None else (size[0], size[1])
         model = build_network(config)
-        super().__init__(config, model, native=native, statistics=_published_statistics(config.architecture))
+        normed_inside = getattr(theirs, "norm_mean", None) is not None
+        statistics = _NONE if normed_inside else _published_statistics(config.architecture)
+        super().__init__(config, model, native=native, statistics=statistics)
         if self.norm_maps and self._norm is None:
             raise UserError(f"{self.label} has no final norm for its maps: leave norm_maps out")
 
@@ -166,7 +177,10 @@ class HfBackbone(ExternalBackbone):
     def _enable_recompute(self) -> None:
         if not self._network().supports_gradient_checkpointing:
             raise UserError(f"{self.label} can't recompute: transformers has no gradient checkpointing for it")
-        self._network().gradient_checkpointing_enable({"use_reentrant": False})
+        network = self._network()
+        # transformers 5.2x renamed it.
+        enable = getattr(network, "activation_checkpointing_enable", network.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
 
 
 def _naflex(images: Tensor, patch: int) -> dict[str, Tensor]:
@@ -217,5 +231,7 @@ def _published_statistics(name: str) -> Statistics:
 
 def _statistics(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Mean and std that a preprocessor's file states."""
+    if facts.get("do_normalize") is False or "norm_mean" in facts:
+        return {"mean": _NONE[0], "std": _NONE[1]}
     mean, std = facts.get("image_mean"), facts.get("image_std")
     return {} if mean is None or std is None else {"mean": tuple(mean), "std": tuple(std)}

@@ -21,6 +21,13 @@ class OpenClipConfig(ExternalConfig):
 
     library: ClassVar[str] = "open_clip"
 
+    @classmethod
+    def listed(cls) -> list[str]:
+        """All of open_clip's models."""
+        import open_clip
+
+        return [f"open_clip/{name}" for name in open_clip.list_models()]
+
     def build(self) -> ExternalBackbone:
         """open_clip's image tower with fresh weights; the text tower is never made."""
         from open_clip.model import CLIPVisionCfg, _build_vision_tower

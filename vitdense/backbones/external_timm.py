@@ -40,6 +40,13 @@ class TimmConfig(ExternalConfig):
 
     library: ClassVar[str] = "timm"
 
+    @classmethod
+    def listed(cls) -> list[str]:
+        """All of timm's architectures."""
+        import timm
+
+        return [f"timm/{name}" for name in timm.list_models()]
+
     def build(self) -> "TimmBackbone":
         """timm's network with fresh weights."""
         model = create_timm(self.architecture, self)

@@ -29,7 +29,29 @@ _HOUSEKEEPING = _DERIVED | {
     "label2id",
     "_name_or_path",
 }
-_CHANNELS = ("num_channels", "in_channels", "in_chans")
+# Whole models, and networks for video or text, in transformers' lists of backbones and picture models.
+_NO_BACKBONES = [
+    "cohere2_vision",
+    "conditional_detr",
+    "dab-detr",
+    "deformable_detr",
+    "depth_pro",
+    "detr",
+    "imagegpt",
+    "llama4",
+    "mlcd",
+    "mllama",
+    "swin2sr",
+    "table-transformer",
+    "timesformer",
+    "timm_backbone",
+    "timm_wrapper",
+    "tipsv2",
+    "videomae",
+    "videoprism_vision_model",
+    "vivit",
+]
+_CHANNELS = ("num_channels", "stem_num_channels", "in_channels", "in_chans")
 
 
 def is_folder(name: str) -> bool:
@@ -42,6 +64,15 @@ def is_model_type(name: str) -> bool:
     from transformers import CONFIG_MAPPING
 
     return name in CONFIG_MAPPING
+
+
+def picture_types() -> list[str]:
+    """Model types with a default config whose networks see pictures."""
+    from transformers.models.auto import modeling_auto as lists
+
+    towers = {name for name in lists.MODEL_MAPPING_NAMES if name.endswith("vision_model")}
+    known = towers | set(lists.MODEL_FOR_IMAGE_MAPPING_NAMES) | set(lists.MODEL_FOR_BACKBONE_MAPPING_NAMES)
+    return sorted(known - set(_NO_BACKBONES))
 
 
 def network_config(config: ExternalConfig) -> Any:
