@@ -110,3 +110,12 @@ def test_predicting_leaves_training_mode_as_it_was() -> None:
     trained = model().train()
     trained.predict([np.zeros((32, 32, 3), np.uint8)])
     assert trained.training
+
+
+@pytest.mark.parametrize(("pattern", "name"), [("timm/resnet1*", "timm/resnet18"), ("open_clip/RN*", "open_clip/RN50")])
+def test_the_names_of_other_libraries_are_listed(pattern: str, name: str) -> None:
+    assert name in vitdense.list_backbones(pattern)
+
+
+def test_transformers_types_are_listed() -> None:
+    assert {"hf/dinov2", "hf/swin", "hf/clip_vision_model"} <= set(vitdense.list_backbones("hf/*"))
