@@ -2,8 +2,11 @@
 
 import argparse
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import track
 
@@ -24,7 +27,9 @@ def main(arguments: list[str]) -> int:
     if not names:
         raise UserError(f"nothing that is surveyed matches {options.pattern!r}; all: python tools/survey.py")
     screen = Console(stderr=True)
-    findings = [examine(name, given) for name, given in track(names, "measuring", console=screen)]
+    # Processes of one thread each: the networks are small.
+    with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        findings = list(track(pool.map(examine, names), "measuring", total=len(names), console=screen))
     if options.json:
         print(cli.to_json(as_records(findings)))
     elif options.pattern == "*":

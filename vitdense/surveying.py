@@ -46,14 +46,22 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
     "bert": {},
 }
 TIMM = (
-    *("resnet18", "convnext_atto", "regnetx_002", "efficientnet_b0", "mobilenetv3_small_050", "densenet121"),
-    *("hrnet_w18_small", "vgg11", "repvgg_a0", "hgnetv2_b0", "fastvit_t8", "mobileone_s0", "tiny_vit_5m_224"),
-    *("vit_tiny_patch16_224", "deit_tiny_patch16_224", "beit_base_patch16_224", "eva02_tiny_patch14_224"),
-    *("vit_small_patch14_dinov2", "vit_small_patch16_dinov3", "cait_xxs24_224", "xcit_nano_12_p16_224"),
-    *("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "pvt_v2_b0", "davit_tiny", "nextvit_small"),
-    *("maxvit_rmlp_nano_rw_256", "coatnet_nano_rw_224", "hiera_tiny_224", "levit_128s", "crossvit_tiny_240"),
+    *(
+        "resnet18",
+        "convnext_atto",
+        "regnetx_002",
+        "efficientnet_b0",
+        "mobilenetv3_small_050",
+        "hgnetv2_b0",
+        "fastvit_t8",
+    ),
+    *("vit_tiny_patch16_224", "eva02_tiny_patch14_224", "vit_small_patch14_dinov2", "xcit_nano_12_p16_224"),
+    *("swin_tiny_patch4_window7_224", "pvt_v2_b0", "davit_tiny", "maxvit_rmlp_nano_rw_256", "coatnet_nano_rw_224"),
+    *("hiera_tiny_224", "levit_128s", "crossvit_tiny_240"),
 )
-OPEN_CLIP = ("ViT-B-32", "ViT-B-32-quickgelu", "RN50", "ViT-B-16-SigLIP", "convnext_base")
+# Structures that share the beginning of their names with others.
+OWN_TOO = ("deit_tiny_patch16", "vit_nano_r_s16", "vit_small_r26_s32")
+OPEN_CLIP = ("ViT-B-32", "RN50", "convnext_base")
 
 
 @dataclass(frozen=True)
@@ -73,21 +81,27 @@ class Finding:
 
 def named(pattern: str = "*") -> Iterator[tuple[str, dict[str, Any]]]:
     """The names that are surveyed and the options they are made with."""
-    everything: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in list_backbones() if _affordable(name)]
+    everything: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in (*_of_each_family(), *OWN_TOO)]
     everything += [(f"timm/{name}", {}) for name in TIMM]
     everything += [(f"hf/{name}", {"config": config} if config else {}) for name, config in TRANSFORMERS.items()]
     everything += [(f"open_clip/{name}", {}) for name in OPEN_CLIP]
     return iter([(name, options) for name, options in everything if fnmatch(name, pattern)])
 
 
-def _affordable(name: str) -> bool:
-    """Own presets of one structure differ in width only: the smallest stands for them."""
-    config = BACKBONES.create(name).model_dump()
-    return int(config["embed_dim"]) <= 384 or name in ("beit_base_patch16", "sam_base_patch16", "clip_base_patch32")
+def _of_each_family() -> list[str]:
+    """Own presets of one structure differ in width and depth only: the smallest stands for them."""
+    smallest: dict[str, tuple[int, str]] = {}
+    for name in list_backbones():
+        config = BACKBONES.create(name).model_dump()
+        family = name.partition("_")[0] + name.partition("patch14")[2]
+        size = int(config["embed_dim"]) * int(config.get("depth") or sum(config.get("depths", ())))
+        smallest[family] = min(smallest.get(family, (size, name)), (size, name))
+    return sorted(name for _, name in smallest.values())
 
 
-def examine(name: str, options: dict[str, Any]) -> Finding:
-    """One backbone, made and measured."""
+def examine(named_options: tuple[str, dict[str, Any]]) -> Finding:
+    """One backbone by its name and options, made and measured."""
+    name, options = named_options
     torch.manual_seed(0)
     try:
         backbone = create_backbone(name, **options).eval()
@@ -144,7 +158,7 @@ def as_page(findings: list[Finding]) -> str:
         "Each is made with random weights (transformers' with small configs) and measured: the strides and channels of",
         "its maps; whether they are ceil(size / stride) at 224x224, 250x333 and 64x96; whether gradients are finite;",
         "whether cells stand where their pixels are (*unclear*: random weights answer too widely to tell); whether it",
-        "can recompute (`grad_checkpointing`) and take one input channel. Of own presets the narrow ones are shown.",
+        "can recompute (`grad_checkpointing`) and take one input channel. Of own presets one of each family is shown.",
         "",
         "| name | strides | channels | any size | gradients | aligned | recompute | 1 channel |",
         "|---|---|---|---|---|---|---|---|",
