@@ -158,4 +158,4 @@ def test_the_resolved_recipe_of_a_run_loads(make_recipe: MakeRecipe, tmp_path: P
 
     recipe = make_recipe("run")
     fit(recipe, stop_after=1)
-    assert load_recipe(tmp_path / "run" / "recipe.yaml").data == recipe.data
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").data.model_dump() == recipe.data.model_dump()
