@@ -23,6 +23,7 @@ class SegmentationConfig(HeadConfig):
 class SegmentationHead(Head):
     """Losses and predictions from `logits` (B, K, h, w) and, in training, `auxiliary_logits` of the same kind."""
 
+    dense = "logits"
     auxiliary_weight = 0.0
 
     def __init__(self, config: SegmentationConfig, levels: tuple[Level, ...]) -> None:

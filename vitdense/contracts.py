@@ -171,26 +171,30 @@ class Adapter(nn.Module, ABC):
 
 
 class Sample(TypedDict, total=False):
-    """One picture: image (C, H, W) uint8, mask (H, W) int16 with IGNORE where unlabelled."""
+    """One picture: image (C, H, W) uint8, mask (H, W) int16 with IGNORE where unlabelled, depth (H, W) fp32 in metres
+    with 0 where nothing was measured."""
 
     id: str
     image: Tensor
     mask: Tensor
+    depth: Tensor
     skipped: list[str]
 
 
 class Batch(TypedDict, total=False):
-    """images (B, C, H, W), uint8 or floats in [0, 1]; masks (B, H, W); sizes: (H, W) that each prediction must have."""
+    """images (B, C, H, W), uint8 or floats in [0, 1]; masks (B, H, W); depth (B, H, W) in metres, 0 where unknown;
+    sizes: (H, W) that each prediction must have."""
 
     ids: list[str]
     images: Tensor
     masks: Tensor
+    depth: Tensor
     sizes: list[tuple[int, int]]
     skipped: list[str]
 
 
 Predictions = list[Any]
-"""One entry for each picture of the batch; for segmentation a (H, W) tensor of class indices."""
+"""One entry for each picture of the batch: a (H, W) tensor of class indices for segmentation, of metres for depth."""
 
 
 class HeadConfig(Config):
@@ -204,9 +208,12 @@ class HeadConfig(Config):
 
 
 class Head(nn.Module, ABC):
-    """Features in, predictions out; owns no parameter outside `forward`."""
+    """Features in, predictions out; owns no parameter outside `forward`. `dense` names the output by pixel, if any:
+    views of it (windows, scales, flips) are averaged as class probabilities, or as they are for `depth`.
+    """
 
     num_classes: int
+    dense: Literal["logits", "depth"] | None = None
 
     @abstractmethod
     def forward(self, features: list[Tensor], batch: Batch) -> Outputs:

@@ -140,7 +140,7 @@ class Guarded(Dataset[Sample | Fault]):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples -> images (B, C, H, W), masks (B, H, W), sizes [(H, W)]; entries with only `skipped` are left out."""
+    """Samples -> images (B, C, H, W), masks or depth (B, H, W), sizes; entries with only `skipped` are left out."""
     skipped = [reason for sample in samples for reason in sample.get("skipped", [])]
     samples = [sample for sample in samples if "image" in sample]
     images = [sample["image"] for sample in samples]
@@ -156,6 +156,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         batch["images"] = torch.stack(images)
     if samples and "mask" in samples[0]:
         batch["masks"] = torch.stack([sample["mask"] for sample in samples])
+    if samples and "depth" in samples[0]:
+        batch["depth"] = torch.stack([sample["depth"] for sample in samples])
     return batch
 
 
