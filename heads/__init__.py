@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from heads import linear, upernet  # noqa: F401  (each file registers its names)
+from heads import fcn, linear, segformer, smp, upernet  # noqa: F401  (each file registers its names)
 from vitdense.contracts import HEADS, Head, Level
 from vitdense.errors import UserError
 

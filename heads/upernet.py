@@ -123,9 +123,10 @@ class AuxiliaryHead(nn.Module):
 class ConvBlock(nn.Module):
     """Convolution without bias, batch norm, ReLU; the size stays."""
 
-    def __init__(self, channels: int, out_channels: int, *, kernel_size: int) -> None:
+    def __init__(self, channels: int, out_channels: int, *, kernel_size: int, dilation: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        padding = kernel_size // 2 * dilation
+        self.conv = nn.Conv2d(channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False)
         self.batch_norm = nn.BatchNorm2d(out_channels)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
