@@ -30,6 +30,10 @@ class FcnConfig(SegmentationConfig):
             raise ValueError(f"kernel_size must be odd, so that maps keep their size; got {self.kernel_size}")
         return self
 
+    def reads_all(self) -> bool:
+        """One level is read."""
+        return False
+
     def build(self, levels: tuple[Level, ...]) -> "Fcn":
         """A fully convolutional head for any levels; raises UserError where there is none of index `level`."""
         return Fcn(self, levels)

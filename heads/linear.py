@@ -20,6 +20,10 @@ class LinearConfig(SegmentationConfig):
     norm: Literal["batch", "none"] = "batch"
     use_levels: tuple[int, ...] | None = None
 
+    def reads_all(self) -> bool:
+        """All are, unless some are picked."""
+        return self.use_levels is None
+
     def build(self, levels: tuple[Level, ...]) -> "Linear":
         """A linear head for any levels."""
         return Linear(self, levels)

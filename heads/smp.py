@@ -18,6 +18,8 @@ COARSEST = {"deeplabv3plus": 4}
 """Halvings of the map that a decoder brings to stride 4 by a fixed factor; others take up to 5."""
 FOUR = ("fpn", "pan", "upernet", "segformer")
 """Decoders that read each of the last four maps; others go without the finest ones."""
+COARSE = ("pspnet", "deeplabv3", "deeplabv3plus")
+"""Decoders that leave maps out."""
 WIDTHS = {name: (256, 128, 64, 32, 16) for name in ("unet", "unetplusplus", "manet")}
 """smp's `decoder_channels`, one for each halving."""
 _ENCODER = "vitdense-levels"
@@ -37,6 +39,10 @@ class SmpConfig(SegmentationConfig):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     depth: PositiveInt | None = None
     options: dict[str, JsonValue] = Field(default_factory=dict)
+
+    def reads_all(self) -> bool:
+        """All are, unless the decoder works on the coarsest, or on fewer halvings than there are."""
+        return self.depth is None and self.architecture not in COARSE
 
     def build(self, levels: tuple[Level, ...]) -> "Smp":
         """One of smp's decoders for levels of strides 2 .. 32; UserError names what doesn't fit."""

@@ -11,6 +11,10 @@ import torch
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-docs", action="store_true", help="write the tables of docs/ that tests make")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:
@@ -24,6 +28,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the folder of real data is absent")
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_docs(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--write-docs"))
 
 
 @pytest.fixture(autouse=True)

@@ -1,24 +1,42 @@
 """Every head on every family of backbones through every adapter: it runs at any size, or says which adapter would help.
 
-Families, adapters and heads are those that are registered, so that new ones are tested without a line here.
+Families, adapters and heads are those that are registered, so that new ones are tested without a line here. The table
+docs/matrix.md is what the tests found: `pytest tests/test_matrix.py --write-docs` writes it anew.
 """
 
 import math
 import re
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from vitdense.build import AdaptedBackbone
-from vitdense.contracts import ADAPTERS, BACKBONES, HEADS, Backbone, BackboneConfig, Level
+from vitdense.contracts import (
+    ADAPTERS,
+    BACKBONES,
+    HEADS,
+    Backbone,
+    BackboneConfig,
+    Head,
+    HeadConfig,
+    Level,
+    Outputs,
+)
 from vitdense.errors import UserError
 from vitdense.registry import Config
 
 SIZE, CLASSES = (75, 98), 5
 ADAPTER_NAMES = [None, *ADAPTERS.names()]
-HEAD_NAMES = [*HEADS.names(), "smp/unet", "smp/fpn"]
+HEAD_NAMES = [*HEADS.names(), "smp/linknet", "smp/fpn"]
+DEPTH = "depth"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "smp/fpn": {"options": {"decoder_pyramid_channels": 8, "decoder_segmentation_channels": 32}},
+}
 
 
 def families() -> list[str]:
@@ -63,8 +81,10 @@ def adapted(backbone: Backbone, adapter: str | None) -> Backbone:
     return AdaptedBackbone(backbone, ADAPTERS.create(adapter, options))
 
 
-def headed(head: str, levels: tuple[Level, ...]) -> Any:
-    return HEADS.create(head, {"num_classes": CLASSES, **narrow(HEADS.find(head)[0])}).build(levels)
+def config_of(head: str) -> HeadConfig:
+    kind = HEADS.find(head)[0]
+    classes = {} if DEPTH in head else {"num_classes": CLASSES}
+    return HEADS.create(head, {**classes, **narrow(kind), **OPTIONS.get(head, {})})
 
 
 def of_pictures(name: str) -> bool:
@@ -75,57 +95,118 @@ def of_pictures(name: str) -> bool:
 FAMILIES = [name for name in families() if of_pictures(name)]
 
 
-def fits(head: str, family: str, adapter: str | None) -> bool:
+@cache
+def levels_of(family: str, adapter: str | None) -> tuple[Level, ...] | str:
+    """The levels, or why the adapter refuses the family."""
     with torch.device("meta"):
         try:
-            headed(head, adapted(shrunken(family), adapter).levels)
-        except UserError:
-            return False
-    return True
+            return adapted(shrunken(family), adapter).levels
+        except UserError as error:
+            return str(error)
+
+
+@cache
+def refusal(head: str, family: str, adapter: str | None) -> str | None:
+    """Why a head doesn't take what a family gives through an adapter, or None where it does."""
+    levels = levels_of(family, adapter)
+    if isinstance(levels, str):
+        return levels
+    with torch.device("meta"):
+        try:
+            config_of(head).build(levels)
+        except UserError as error:
+            return str(error)
+    return None
+
+
+@cache
+def maps_of(family: str, adapter: str | None) -> list[Tensor]:
+    """The maps of two pictures, whose making was checked: true sizes, and a gradient for every parameter."""
+    torch.manual_seed(0)
+    backbone = adapted(shrunken(family), adapter)
+    maps = backbone(torch.randn(2, 3, *SIZE))
+    for level, each in zip(backbone.levels, maps, strict=True):
+        assert each.shape == (2, level.channels, *(math.ceil(n / level.stride) for n in SIZE))
+    torch.autograd.backward([each.square().mean() for each in maps])
+    unused = backbone.unused_in_maps()
+    for name, parameter in backbone.named_parameters():
+        assert (parameter.grad is None) == (name in unused), name
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+    return [each.detach() for each in maps]
 
 
 @pytest.mark.parametrize("adapter", ADAPTER_NAMES)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("head", HEAD_NAMES)
 def test_a_head_trains_or_names_an_adapter_that_helps(head: str, family: str, adapter: str | None) -> None:
-    try:
-        backbone = adapted(shrunken(family), adapter)
-        module = headed(head, backbone.levels)
-    except UserError as error:
-        named = [name for name in ADAPTERS.names() if re.search(rf"\b{name}\b", str(error)) and name != adapter]
-        if not any(fits(head, family, name) for name in named):
+    error = refusal(head, family, adapter)
+    if error is not None:
+        named = [name for name in ADAPTERS.names() if re.search(rf"\b{name}\b", error) and name != adapter]
+        if all(refusal(head, family, name) is not None for name in named):
             pytest.fail(f"refused, and no adapter that would help is named: {error}")
         return
-    images = torch.randn(2, 3, *SIZE)
-    features = backbone(images)
-    for level, each in zip(backbone.levels, features, strict=True):
-        assert each.shape == (2, level.channels, *(math.ceil(n / level.stride) for n in SIZE))
-    outputs = module(features, {"images": images})
-    check_logits(outputs["logits"], backbone.levels)
+    levels = levels_of(family, adapter)
+    assert not isinstance(levels, str)
+    features = [each.clone().requires_grad_() for each in maps_of(family, adapter)]
+    config = config_of(head)
+    module = config.build(levels)
+    outputs = module(features, {"images": torch.empty(2, 3, *SIZE)})
+    check_output(module, outputs, levels)
     torch.autograd.backward([each.square().mean() for each in outputs.values()])
-    unused = backbone.unused_in_maps()
-    for name, parameter in [*backbone.named_parameters(), *module.named_parameters()]:
-        assert (parameter.grad is None) == (name in unused), name
-        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert all(each.grad is not None for each in features) or not config.reads_all()
 
 
-def check_logits(logits: torch.Tensor, levels: tuple[Level, ...]) -> None:
+def check_output(head: Head, outputs: Outputs, levels: tuple[Level, ...]) -> None:
     """(B, K, h, w) of whole pixels or of a level's cells, or (B, ..., K), with a class for nothing or without."""
-    if logits.ndim == 4:
+    given = outputs[head.dense or "logits"]
+    if given.ndim == 4:
         sizes = [tuple(math.ceil(n / stride) for n in SIZE) for stride in {1, 2, *(level.stride for level in levels)}]
-        assert logits.shape[:2] == (2, CLASSES)
-        assert tuple(logits.shape[2:]) in sizes
+        assert given.shape[:2] == (2, 1 if head.dense == DEPTH else CLASSES)
+        assert tuple(given.shape[2:]) in sizes
     else:
-        assert logits.shape[0] == 2
-        assert logits.shape[-1] in (CLASSES, CLASSES + 1)
+        assert given.shape[0] == 2
+        assert given.shape[-1] in (CLASSES, CLASSES + 1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("head", HEAD_NAMES)
 def test_every_head_finds_a_way_onto_every_family(head: str, family: str) -> None:
-    assert any(fits(head, family, adapter) for adapter in ADAPTER_NAMES)
+    assert any(refusal(head, family, adapter) is None for adapter in ADAPTER_NAMES)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS.names())
 def test_every_adapter_finds_a_family(adapter: str) -> None:
-    assert any(fits("linear", family, adapter) for family in FAMILIES)
+    assert any(refusal("linear", family, adapter) is None for family in FAMILIES)
+
+
+def table() -> str:
+    """For each family and head the adapters that let them work together; families with the same in one row."""
+    lines = [
+        "# Which heads work on which backbones",
+        "",
+        "Written by `pytest tests/test_matrix.py --write-docs`, which runs every pair forward and backward at",
+        f"{SIZE[0]}x{SIZE[1]}. `-` stands for no adapter, the others are values of `adapter: {{name: ...}}`. One preset",
+        "stands for all of its family, and two decoders for smp's others.",
+        "",
+        "| families | " + " | ".join(f"`{head}`" for head in HEAD_NAMES) + " |",
+        "|---" * (len(HEAD_NAMES) + 1) + "|",
+    ]
+    rows: dict[str, list[str]] = {}
+    for family in FAMILIES:
+        ways = (
+            ", ".join(adapter or "-" for adapter in ADAPTER_NAMES if refusal(head, family, adapter) is None)
+            for head in HEAD_NAMES
+        )
+        rows.setdefault(" | ".join(ways), []).append(f"`{family}`")
+    lines += [f"| {', '.join(names)} | {ways} |" for ways, names in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def test_the_table_in_the_docs_is_what_was_found(write_docs: bool) -> None:
+    page = Path(__file__).parents[1] / "docs" / "matrix.md"
+    if write_docs:
+        page.write_text(table(), encoding="utf-8")
+    assert page.read_text(encoding="utf-8") == table()

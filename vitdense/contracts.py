@@ -14,14 +14,11 @@ from vitdense.registry import Config, Registry
 
 IGNORE = -1
 """The class index of pixels without a label, in every mask and every loss, whatever the files use."""
-
 Split = Literal["train", "val"]
 Outputs = dict[str, Tensor]
 
 
 # ---------------------------------------------------------------- features
-
-
 @dataclass(frozen=True)
 class Level:
     """One feature map that a backbone or an adapter promises: a cell covers `stride` x `stride` pixels."""
@@ -201,6 +198,10 @@ class HeadConfig(Config):
     """Options of one head; `num_classes` is taken from the data where the recipe leaves it out."""
 
     num_classes: PositiveInt | None = None
+
+    def reads_all(self) -> bool:
+        """Whether every level is read; what only the others need gets no gradient, and processes must know of that."""
+        return True
 
     def build(self, levels: tuple[Level, ...]) -> "Head":
         """A head for these levels; raises UserError where they can't be used, naming an adapter that would help."""

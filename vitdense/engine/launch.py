@@ -13,17 +13,21 @@ from vitdense.recipe import EngineConfig
 M = TypeVar("M", bound=nn.Module)
 
 
-def launch(engine: EngineConfig) -> Fabric:
-    """Fabric for this recipe; under torchrun it takes the processes that torchrun started."""
+def launch(engine: EngineConfig, *, every_gradient: bool = True) -> Fabric:
+    """Fabric for this recipe; under torchrun it takes the processes that torchrun started.
+
+    every_gradient: whether each step gives every parameter one, so that processes needn't look for those without.
+    """
     local, world = int(os.environ.get("LOCAL_WORLD_SIZE", 0)), int(os.environ.get("WORLD_SIZE", 1))
     on_gpu = engine.accelerator in ("auto", "cuda") and torch.cuda.is_available()
     fast_bf16 = on_gpu or (engine.accelerator != "mps" and torch.cpu._is_avx512_bf16_supported())
     precision = engine.precision if engine.precision != "auto" else ("bf16-mixed" if fast_bf16 else "32-true")
+    strategy = "ddp" if world > 1 else engine.strategy
     fabric = Fabric(
         accelerator=engine.accelerator if engine.accelerator != "auto" else ("cuda" if on_gpu else "cpu"),
         devices=local or (1 if engine.devices == "auto" else engine.devices),
         num_nodes=world // local if local else 1,
-        strategy="ddp" if world > 1 else engine.strategy,
+        strategy="ddp_find_unused_parameters_true" if strategy == "ddp" and not every_gradient else strategy,
         precision=precision,
     )
     fabric.launch()

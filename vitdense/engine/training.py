@@ -46,7 +46,7 @@ def fit(
     recipe: Recipe, *, resume: str | None = None, stop_after: int | None = None, eval_batches: int | None = None
 ) -> FitResult:
     """Train as the recipe says. `resume`: "auto" or a checkpoint; the last two cut a run short, for rehearsals."""
-    fabric = launch(recipe.engine)
+    fabric = launch(recipe.engine, every_gradient=recipe.head.reads_all())
     training = Training(fabric, recipe, resume=resume, eval_batches=eval_batches)
     return training.run(min(recipe.schedule.steps, stop_after or recipe.schedule.steps))
 
