@@ -9,6 +9,7 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 import vitdense
+from vitdense.backbones.alignment import measure_alignment
 from vitdense.contracts import Backbone
 from vitdense.errors import UserError, WeightsError
 
@@ -53,6 +54,13 @@ def test_levels_are_true_at_any_size_and_gradients_finite(name: str) -> None:
         tokens = backbone.eval().tokens(images)
         assert tokens.patches.shape[1] == tokens.grid[0] * tokens.grid[1]
         assert backbone.embed(images).shape == (1, backbone.embed_dim)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_cell_answers_to_its_own_pixels(name: str) -> None:
+    verdicts = [each.verdict for each in measure_alignment(build(name).eval(), (250, 333))]
+    assert verdicts[0] == "yes"
+    assert "no" not in verdicts
 
 
 @torch.no_grad()

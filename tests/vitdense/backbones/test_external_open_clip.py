@@ -8,18 +8,23 @@ import pytest
 import torch
 
 import vitdense
+from vitdense.backbones.alignment import measure_alignment
 from vitdense.errors import UserError
 
 
-@torch.no_grad()
 @pytest.mark.parametrize(("name", "strides"), [("ViT-B-32", (32,) * 4), ("RN50", (4, 8, 16, 32))])
-def test_levels_are_true_at_any_size(name: str, strides: tuple[int, ...]) -> None:
+def test_levels_are_true_and_aligned_at_any_size(name: str, strides: tuple[int, ...]) -> None:
     backbone = vitdense.create_backbone(f"open_clip/{name}").eval()
     assert tuple(level.stride for level in backbone.levels) == strides
     for size in ((224, 224), (250, 333), (64, 96)):
         maps = backbone(torch.randn(1, 3, *size))
         promised = [(1, each.channels, *(-(-side // each.stride) for side in size)) for each in backbone.levels]
         assert [tuple(each.shape) for each in maps] == promised
+    torch.autograd.backward([each.square().mean() for each in maps])
+    assert all(each.grad is None or each.grad.isfinite().all() for each in backbone.parameters())
+    verdicts = [each.verdict for each in measure_alignment(backbone, (186, 250))]
+    assert verdicts[0] == "yes"
+    assert "no" not in verdicts
 
 
 @torch.no_grad()
