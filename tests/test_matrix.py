@@ -100,12 +100,22 @@ def test_a_head_trains_or_names_an_adapter_that_helps(head: str, family: str, ad
     for level, each in zip(backbone.levels, features, strict=True):
         assert each.shape == (2, level.channels, *(math.ceil(n / level.stride) for n in SIZE))
     outputs = module(features, {"images": images})
-    check_logits(outputs["logits"], backbone.levels)
+    if module.dense == "depth":
+        check_depth(outputs["depth"], backbone.levels)
+    else:
+        check_logits(outputs["logits"], backbone.levels)
     torch.autograd.backward([each.square().mean() for each in outputs.values()])
     unused = backbone.unused_in_maps()
     for name, parameter in [*backbone.named_parameters(), *module.named_parameters()]:
         assert (parameter.grad is None) == (name in unused), name
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
+
+
+def check_depth(depth: torch.Tensor, levels: tuple[Level, ...]) -> None:
+    """(B, 1, h, w) of whole pixels or of a level's cells."""
+    sizes = [tuple(math.ceil(n / stride) for n in SIZE) for stride in {1, 2, *(level.stride for level in levels)}]
+    assert depth.shape[:2] == (2, 1)
+    assert tuple(depth.shape[2:]) in sizes
 
 
 def check_logits(logits: torch.Tensor, levels: tuple[Level, ...]) -> None:

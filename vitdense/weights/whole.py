@@ -78,16 +78,17 @@ class Parts:
         keys = [key for key in self.state if key.startswith(prefixes)]
         return {put + key.removeprefix(strip): self.state.pop(key) for key in keys}
 
-    def finish(self) -> None:
-        """WeightsError where tensors are left that belong to no part."""
-        if self.state:
-            raise WeightsError(f"{self.source} has tensors that belong to no part of its model: {first(self.state)}")
+    def finish(self, strange: Iterable[str] = ()) -> None:
+        """WeightsError where tensors are left that belong to no part, or `strange` ones to none of a part's."""
+        left = [*self.state, *strange]
+        if left:
+            raise WeightsError(f"{self.source} has tensors that belong to no part of its model: {first(left)}")
 
 
 def read_whole(source: Source) -> Whole:
     """A whole model from a folder that transformers' save_pretrained wrote, "hf/<repo>", or a file of an author's."""
     # Imported here: the families read this module.
-    from vitdense.weights import whole_dpt, whole_upernet
+    from vitdense.weights import whole_dpt, whole_midas, whole_mmseg, whole_upernet
 
     checkpoint = open_checkpoint(source)
     checkpoint = replace(checkpoint, state=without_wrappers(checkpoint.state))
@@ -95,10 +96,13 @@ def read_whole(source: Source) -> Whole:
     kind = checkpoint.config.get("model_type")
     if kind in kinds:
         return kinds[kind](checkpoint)
+    for signed, read in ((whole_mmseg.is_of, whole_mmseg.read), (whole_midas.is_of, whole_midas.read)):
+        if kind is None and signed(checkpoint.state):
+            return read(checkpoint)
     named = f"a {kind}" if kind is not None else f"of keys that begin with {sorted(checkpoint.state)[:4]}"
     raise WeightsError(
-        f"{checkpoint.source} is {named}: whole models that are known here are transformers' {' and '.join(kinds)}; "
-        "weights of a backbone go to create_backbone(name, weights=...)"
+        f"{checkpoint.source} is {named}: whole models that are known here are transformers' {' and '.join(kinds)}, "
+        "mmseg's UperNet and the authors' DPT; weights of a backbone go to create_backbone(name, weights=...)"
     )
 
 
