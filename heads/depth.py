@@ -10,6 +10,7 @@ from torch import Tensor
 from heads.segmentation import full_precision, resize
 from vitdense.contracts import Batch, Head, HeadConfig, Level, Outputs, Predictions
 from vitdense.errors import UserError
+from vitdense.layers.embed import crop_rows_and_columns
 
 DepthLoss = Literal["silog", "gradient"]
 
@@ -111,6 +112,19 @@ def gradient_matching(apart: Tensor, known: Tensor) -> Tensor:
         columns = (some[:, :, 1:] - some[:, :, :-1]).abs() * (there[:, :, 1:] & there[:, :, :-1])
         totals.append((rows.sum() + columns.sum()) / there.sum().clamp_min(1))
     return torch.stack(totals).sum()
+
+
+def cut_to_picture(maps: Tensor, finest: Tensor, batch: Batch, *, stride: int, finer: int) -> Tensor:
+    """maps: (B, C, H', W'), `finer` cells for each cell of the finest level -> those that lie on the picture.
+
+    finest: (B, C, h, w) of that level, and of `stride`. Without the picture, or where its cells aren't whole pixels, as
+    far as that level goes.
+    """
+    height, width = finest.shape[-2] * finer, finest.shape[-1] * finer
+    if "images" in batch and stride % finer == 0:
+        cell = stride // finer
+        height, width = ((side + cell - 1) // cell for side in batch["images"].shape[-2:])
+    return crop_rows_and_columns(maps, height, width, channels_last=False)
 
 
 def check_depth(predicted: Tensor, batch: Batch) -> Tensor:

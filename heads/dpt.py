@@ -8,11 +8,10 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.depth import DepthConfig, DepthHead
+from heads.depth import DepthConfig, DepthHead, cut_to_picture
 from heads.segmentation import SegmentationConfig, SegmentationHead, classifier
 from vitdense.contracts import HEADS, Batch, HeadConfig, Level, Outputs
 from vitdense.errors import UserError
-from vitdense.layers.embed import crop_rows_and_columns
 
 
 class FusionConfig(HeadConfig):
@@ -55,6 +54,7 @@ class DPT(SegmentationHead):
         check_levels("dpt", levels)
         super().__init__(config, levels)
         self.auxiliary_weight = config.auxiliary_weight
+        self.finest = levels[0].stride
         self.neck = FusionNeck(config, levels)
         self.head = PixelClassifier(config.channels, self.num_classes, dropout=config.dropout)
         self.auxiliary_head = None
@@ -65,9 +65,10 @@ class DPT(SegmentationHead):
         """features: (B, C_i, h_i, w_i), finest first -> logits (B, K, 4 h_0, 4 w_0), cut to the picture."""
         fused = self.neck(features)
         logits = F.interpolate(self.head(fused), scale_factor=2, mode="bilinear", align_corners=True)
-        outputs = {"logits": self.neck.crop(logits, features[0], batch, finer=4)}
+        outputs = {"logits": cut_to_picture(logits, features[0], batch, stride=self.finest, finer=4)}
         if self.training and self.auxiliary_head is not None:
-            outputs["auxiliary_logits"] = self.neck.crop(self.auxiliary_head(fused), features[0], batch, finer=2)
+            auxiliary = self.auxiliary_head(fused)
+            outputs["auxiliary_logits"] = cut_to_picture(auxiliary, features[0], batch, stride=self.finest, finer=2)
         return outputs
 
 
@@ -77,6 +78,7 @@ class DPTDepth(DepthHead):
     def __init__(self, config: DPTDepthConfig, levels: tuple[Level, ...]) -> None:
         check_levels("dpt_depth", levels)
         super().__init__(config, levels)
+        self.finest = levels[0].stride
         self.neck = FusionNeck(config, levels)
         self.head = DepthTail(config)
         self.scale = config.max_depth if config.activation == "sigmoid" else 1.0
@@ -84,7 +86,7 @@ class DPTDepth(DepthHead):
     def forward(self, features: list[Tensor], batch: Batch) -> Outputs:
         """features: (B, C_i, h_i, w_i), finest first -> depth (B, 1, 4 h_0, 4 w_0), cut to the picture."""
         depth = self.head(self.neck(features)) * self.scale
-        return {"depth": self.neck.crop(depth, features[0], batch, finer=4)}
+        return {"depth": cut_to_picture(depth, features[0], batch, stride=self.finest, finer=4)}
 
 
 class FusionNeck(nn.Module):
@@ -94,7 +96,6 @@ class FusionNeck(nn.Module):
         super().__init__()
         width = config.channels
         strides = [level.stride for level in levels]
-        self.finest = strides[0]
         self.ratios = [strides[-1] // stride for stride in strides]
         self.convs = nn.ModuleList(
             nn.Conv2d(level.channels, width, kernel_size=3, padding=1, bias=False) for level in levels
@@ -110,14 +111,6 @@ class FusionNeck(nn.Module):
         coarsest, *finer = [conv(each) for conv, each in zip(reversed(self.convs), reversed(whole), strict=True)]
         fused: Tensor = self.fusion_stage(coarsest, finer)
         return fused
-
-    def crop(self, maps: Tensor, finest: Tensor, batch: Batch, *, finer: int) -> Tensor:
-        """maps: (B, C, H', W') of a stride `finer` times the finest level's -> its cells that lie on the picture."""
-        height, width = finest.shape[-2] * finer, finest.shape[-1] * finer
-        if "images" in batch and self.finest % finer == 0:
-            stride = self.finest // finer
-            height, width = ((side + stride - 1) // stride for side in batch["images"].shape[-2:])
-        return crop_rows_and_columns(maps, height, width, channels_last=False)
 
 
 class FusionStage(nn.Module):

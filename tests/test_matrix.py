@@ -112,8 +112,11 @@ def test_a_head_trains_or_names_an_adapter_that_helps(head: str, family: str, ad
 
 
 def check_depth(depth: torch.Tensor, levels: tuple[Level, ...]) -> None:
-    """(B, 1, h, w) of whole pixels or of a level's cells."""
+    """(B, 1, h, w) of whole pixels, of a level's cells or of quarters of them."""
+    quarters = {level.stride / 4 for level in levels}
     sizes = [tuple(math.ceil(n / stride) for n in SIZE) for stride in {1, 2, *(level.stride for level in levels)}]
+    sizes += [tuple(math.ceil(n / stride) for n in SIZE) for stride in quarters if stride == int(stride)]
+    sizes += [tuple(math.ceil(n / (4 * stride)) * 4 for n in SIZE) for stride in quarters if stride != int(stride)]
     assert depth.shape[:2] == (2, 1)
     assert tuple(depth.shape[2:]) in sizes
 

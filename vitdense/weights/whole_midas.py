@@ -1,4 +1,4 @@
-"""DPT under its authors' names, as DPT and MiDaS publish it (https://github.com/isl-org/DPT): large, base and hybrid."""
+"""DPT under its authors' names, as DPT and MiDaS have it (https://github.com/isl-org/DPT): on a ViT, and hybrid."""
 
 from collections.abc import Mapping
 from math import isqrt
@@ -116,11 +116,9 @@ def _head(state: dict[str, Tensor], left_out: list[str], checkpoint: Checkpoint)
     unused = "neck.fusion_stage.layers.0.residual_layer1."
     left_out += [key for key in state if key.startswith(unused)]
     state = {key: tensor for key, tensor in state.items() if not key.startswith(unused)}
-    lacking = [
-        name for name in ("neck.convs.3.weight", "head.head.0.weight", "head.head.4.weight") if name not in state
-    ]
-    if lacking:
-        raise WeightsError(f"{checkpoint.source} lacks what is here {first(lacking)}")
+    needed = {"head.head.0.weight", "head.head.4.weight", *(f"neck.convs.{i}.weight" for i in range(4))}
+    if not needed <= state.keys():
+        raise WeightsError(f"{checkpoint.source} lacks what is called here {first(needed - state.keys())}")
     options: dict[str, Any] = {
         "channels": state["neck.convs.0.weight"].shape[0],
         "batch_norm": any(".batch_norm1." in key for key in state),

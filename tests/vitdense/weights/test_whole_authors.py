@@ -175,9 +175,8 @@ def test_mmsegs_upernet_on_beit(enliven: Enliven, apart: Apart, tmp_path: Path) 
     }
     theirs = upernet(BeitConfig(**options), tmp_path, enliven)
     backbone: Any = vitdense.load_model(tmp_path).backbone
-    authors = {
-        re.sub(r"ls(\d)\.gamma", r"gamma_\1", key): value for key, value in backbone.backbone.state_dict().items()
-    }
+    own = backbone.backbone.state_dict()
+    authors = {re.sub(r"ls(\d)\.gamma", r"gamma_\1", key): value for key, value in own.items()}
     torch.save({"state_dict": by_mmseg(theirs, authors | backbone.adapter.state_dict())}, tmp_path / "upernet.pth")
     ours = vitdense.load_model(tmp_path / "upernet.pth")
     assert ours.backbone.mean == (0.485, 0.456, 0.406)
