@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from heads import dpt, linear, upernet  # noqa: F401  (each file registers its names)
+from heads import depth_anything, dpt, linear, upernet  # noqa: F401  (each file registers its names)
 from vitdense.contracts import HEADS, Head, Level
 from vitdense.errors import UserError
 

@@ -100,9 +100,7 @@ class FusionNeck(nn.Module):
         self.convs = nn.ModuleList(
             nn.Conv2d(level.channels, width, kernel_size=3, padding=1, bias=False) for level in levels
         )
-        # Coarsest first, as published: its layer is the only one without a residual.
-        steps = [2, *(coarse // fine for fine, coarse in pairwise(strides))][::-1]
-        self.fusion_stage = FusionStage(config, steps)
+        self.fusion_stage = FusionStage(config, len(levels))
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """features: (B, C_i, h_i, w_i), finest first -> (B, channels, 2 h_0, 2 w_0), and what it takes to be whole."""
@@ -114,38 +112,39 @@ class FusionNeck(nn.Module):
 
 
 class FusionStage(nn.Module):
-    """A layer for each level, the coarsest first; `steps` are how much finer each makes its map."""
+    """A layer for each level, the coarsest first."""
 
-    def __init__(self, config: FusionConfig, steps: list[int]) -> None:
+    def __init__(self, config: FusionConfig, count: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(FusionLayer(config, factor=step, first=i == 0) for i, step in enumerate(steps))
+        self.layers = nn.ModuleList(FusionLayer(config, first=i == 0) for i in range(count))
 
     def forward(self, coarsest: Tensor, finer: list[Tensor]) -> Tensor:
-        """coarsest: (B, C, h, w), finer: each as fine as the layer before makes it -> (B, C, h', w')."""
+        """coarsest: (B, C, h, w), finer: of growing sizes -> (B, C, 2 H, 2 W), twice the finest's size."""
+        sizes = [(each.shape[-2], each.shape[-1]) for each in [coarsest, *finer]]
+        targets = [*sizes[1:], (2 * sizes[-1][0], 2 * sizes[-1][1])]
         fused: Tensor = coarsest
-        for layer, residual in zip(self.layers, [None, *finer], strict=True):
-            fused = layer(fused, residual)
+        for layer, residual, target in zip(self.layers, [None, *finer], targets, strict=True):
+            fused = layer(fused, residual, target)
         return fused
 
 
 class FusionLayer(nn.Module):
-    """The finer level added through a residual unit, another unit, and up by `factor`."""
+    """The finer level added through a residual unit, another unit, and up to the size of the next."""
 
-    def __init__(self, config: FusionConfig, *, factor: int, first: bool) -> None:
+    def __init__(self, config: FusionConfig, *, first: bool) -> None:
         super().__init__()
-        self.factor = factor
         self.projection = nn.Conv2d(config.channels, config.channels, kernel_size=1)
         # transformers has one in the first layer too, and never uses it.
         self.residual_layer1 = None if first else ResidualUnit(config)
         self.residual_layer2 = ResidualUnit(config)
 
-    def forward(self, fused: Tensor, residual: Tensor | None) -> Tensor:
-        """fused: (B, C, h, w), residual: the same -> (B, C, factor * h, factor * w)."""
+    def forward(self, fused: Tensor, residual: Tensor | None, target: tuple[int, int]) -> Tensor:
+        """fused: (B, C, h, w), residual: the same -> (B, C, *target)."""
         if self.residual_layer1 is not None:
             fused = fused + self.residual_layer1(residual)
         # A 1 x 1 convolution and interpolation may change places: the weights of each new cell add up to 1.
         projected = self.projection(self.residual_layer2(fused))
-        return F.interpolate(projected, scale_factor=self.factor, mode="bilinear", align_corners=True)
+        return F.interpolate(projected, size=target, mode="bilinear", align_corners=True)
 
 
 class ResidualUnit(nn.Module):

@@ -88,11 +88,15 @@ class Parts:
 def read_whole(source: Source) -> Whole:
     """A whole model from a folder that transformers' save_pretrained wrote, "hf/<repo>", or a file of an author's."""
     # Imported here: the families read this module.
-    from vitdense.weights import whole_dpt, whole_midas, whole_mmseg, whole_upernet
+    from vitdense.weights import whole_depth_anything, whole_dpt, whole_midas, whole_mmseg, whole_upernet
 
     checkpoint = open_checkpoint(source)
     checkpoint = replace(checkpoint, state=without_wrappers(checkpoint.state))
-    kinds: dict[str, Callable[[Checkpoint], Whole]] = {"upernet": whole_upernet.read, "dpt": whole_dpt.read}
+    kinds: dict[str, Callable[[Checkpoint], Whole]] = {
+        "upernet": whole_upernet.read,
+        "dpt": whole_dpt.read,
+        "depth_anything": whole_depth_anything.read,
+    }
     kind = checkpoint.config.get("model_type")
     if kind in kinds:
         return kinds[kind](checkpoint)
@@ -101,7 +105,7 @@ def read_whole(source: Source) -> Whole:
             return read(checkpoint)
     named = f"a {kind}" if kind is not None else f"of keys that begin with {sorted(checkpoint.state)[:4]}"
     raise WeightsError(
-        f"{checkpoint.source} is {named}: whole models that are known here are transformers' {' and '.join(kinds)}, "
+        f"{checkpoint.source} is {named}: whole models that are known here are transformers' {', '.join(kinds)}, "
         "mmseg's UperNet and the authors' DPT; weights of a backbone go to create_backbone(name, weights=...)"
     )
 
@@ -113,10 +117,10 @@ def named_classes(config: Mapping[str, Any], count: int) -> tuple[str, ...]:
 
 
 def expect(source: str, config: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """WeightsError where a config says what isn't built here; a key that it lacks is at its default."""
+    """WeightsError where a config says what isn't built here; what it lacks, or has as null, is at its default."""
     for name, value in wanted.items():
-        given = config.get(name, value)
-        given = tuple(given) if isinstance(given, list) else given
+        given = config.get(name)
+        given = value if given is None else tuple(given) if isinstance(given, list) else given
         if given != value:
             raise WeightsError(f"{source} has {name} {given!r}; known here: {value!r}")
 

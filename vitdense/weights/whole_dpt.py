@@ -1,4 +1,4 @@
-"""transformers' DPT for segmentation and depth, on a plain ViT and on the hybrid of BiT's ResNet."""
+"""transformers' DPT for segmentation and depth, on a plain ViT, the hybrid of BiT's ResNet, and BEiT."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,7 @@ from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
 from vitdense.weights.facts import HALF
 from vitdense.weights.whole import Part, Parts, Whole, expect, first, named_classes, square
+from vitdense.weights.whole_upernet import beit_backbone, beit_options
 
 _STRIDES = (4, 8, 16, 32)
 _UNUSED = "neck.fusion_stage.layers.0.residual_layer1."
@@ -15,28 +16,41 @@ _UNUSED = "neck.fusion_stage.layers.0.residual_layer1."
 def read(checkpoint: Checkpoint) -> Whole:
     """The parts of a DPT."""
     config: Mapping[str, Any] = checkpoint.config
-    if config.get("backbone_config") and not config.get("is_hybrid"):
-        kind = config["backbone_config"].get("model_type")
-        raise WeightsError(f"{checkpoint.source} is a DPT on {kind}; known here: on a plain ViT, and the hybrid")
     expect(checkpoint.source, config, {"head_in_index": -1, "hidden_dropout_prob": 0.0})
     parts = Parts(checkpoint.source, dict(checkpoint.state))
-    weights = Checkpoint(parts.take("dpt."), checkpoint.source, config=config, preprocessor=checkpoint.preprocessor)
-    adapter = _adapter(checkpoint, parts)
+    backbone, options, weights = _backbone(checkpoint, parts)
+    adapter = _adapter(checkpoint, parts, options["patch_size"])
     unused = tuple(parts.take(_UNUSED))
     head = _head(checkpoint, parts)
     parts.finish()
-    hybrid = config.get("is_hybrid", False)
-    classes = head.options.get("num_classes", 0)
     return Whole(
         checkpoint.source,
-        "vit_base_r50_s16" if hybrid else "vit_base_patch16",
-        _hybrid(checkpoint) if hybrid else _plain(checkpoint),
+        backbone,
+        options,
         weights,
         head,
         adapter=adapter,
         multiple=_STRIDES[-1],
-        classes=named_classes(config, classes),
+        classes=named_classes(config, head.options.get("num_classes", 0)),
         left_out=unused,
+    )
+
+
+def _backbone(checkpoint: Checkpoint, parts: Parts) -> tuple[str, dict[str, Any], Checkpoint]:
+    """Its name, its options, its tensors."""
+    config = checkpoint.config
+    hybrid, network = config.get("is_hybrid", False), config.get("backbone_config")
+    if hybrid or not network:
+        weights = Checkpoint(parts.take("dpt."), checkpoint.source, config=config, preprocessor=checkpoint.preprocessor)
+        if hybrid:
+            return "vit_base_r50_s16", _hybrid(checkpoint), weights
+        return "vit_base_patch16", _plain(checkpoint), weights
+    if network.get("model_type") == "beit":
+        expect(checkpoint.source, network, {"reshape_hidden_states": False, "add_fpn": False})
+        weights = beit_backbone(checkpoint, parts)
+        return "beit_base_patch16", beit_options(weights), weights
+    raise WeightsError(
+        f"{checkpoint.source} is a DPT on {network.get('model_type')}; known here: on a ViT, the hybrid, and beit"
     )
 
 
@@ -90,9 +104,9 @@ def _hybrid(checkpoint: Checkpoint) -> dict[str, Any]:
 # ---------------------------------------------------------------- neck and head
 
 
-def _adapter(checkpoint: Checkpoint, parts: Parts) -> Part:
+def _adapter(checkpoint: Checkpoint, parts: Parts, patch: int) -> Part:
     config = checkpoint.config
-    patch, readout = square(checkpoint.source, config.get("patch_size", 16)), config.get("readout_type", "project")
+    readout = config.get("readout_type", "project")
     factors, kept = tuple(config.get("reassemble_factors", (4, 2, 1, 0.5))), 2 if config.get("is_hybrid") else 0
     wanted = tuple(patch / stride for stride in _STRIDES)
     if factors[kept:] != wanted[kept:]:

@@ -69,7 +69,7 @@ def _backbone(checkpoint: Checkpoint, parts: Parts) -> Checkpoint:
     )
 
 
-def _stages(config: Mapping[str, Any]) -> tuple[int, ...]:
+def taken_stages(config: Mapping[str, Any]) -> tuple[int, ...]:
     """The numbers of the stages whose maps are taken, from 1."""
     count = config.get("num_hidden_layers") or len(config.get("depths") or ())
     names: list[str] = config.get("out_features") or [f"stage{count}"]
@@ -91,7 +91,7 @@ def _swin(checkpoint: Checkpoint, parts: Parts) -> dict[str, Any]:
         "in_channels": config.get("num_channels", 3),
         "mlp_ratio": config.get("mlp_ratio", 4.0),
         "qkv_bias": config.get("qkv_bias", True),
-        "out_indices": tuple(stage - 1 for stage in _stages({"num_hidden_layers": None, **config})),
+        "out_indices": tuple(stage - 1 for stage in taken_stages({"num_hidden_layers": None, **config})),
         "always_shift": True,
     }
     return {"backbone": "swin_tiny", "options": options, "weights": backbone}
@@ -99,32 +99,41 @@ def _swin(checkpoint: Checkpoint, parts: Parts) -> dict[str, Any]:
 
 def _beit(checkpoint: Checkpoint, parts: Parts) -> dict[str, Any]:
     state = parts.take("backbone.fpn", strip="backbone.")
-    # Files have the name of the inner model in some keys and not in others.
-    parts.state |= parts.take("backbone.beit.", strip="backbone.beit.", put="backbone.")
-    backbone = _backbone(checkpoint, parts)
-    config = backbone.config
-    tables = config.get("use_relative_position_bias") or config.get("use_shared_relative_position_bias")
-    patch = square(checkpoint.source, config.get("patch_size", 16))
-    width = config.get("hidden_size", 768)
-    options = {
-        "embed_dim": width,
-        "depth": config.get("num_hidden_layers", 12),
-        "num_heads": config.get("num_attention_heads", 12),
-        "patch_size": patch,
-        "in_channels": config.get("num_channels", 3),
-        "mlp_ratio": config.get("intermediate_size", 3072) / width,
-        "image_size": square(checkpoint.source, config.get("image_size", 224)),
-        "relations": "table" if tables else "none",
-        "layer_scale": config.get("layer_scale_init_value", 0.1),
-        "norm_maps": False,
-        "out_indices": tuple(stage - 1 for stage in _stages(config)),
-    }
-    expect(checkpoint.source, config, {"reshape_hidden_states": True})
+    backbone = beit_backbone(checkpoint, parts)
+    options = beit_options(backbone)
+    expect(checkpoint.source, backbone.config, {"reshape_hidden_states": True})
     made: dict[str, Any] = {"backbone": "beit_base_patch16", "options": options, "weights": backbone}
-    if config.get("add_fpn"):
+    patch = options["patch_size"]
+    if backbone.config.get("add_fpn"):
         return made | {"adapter": Part("feature2pyramid", {}, state), "multiple": 2 * patch}
     # Maps of one size, which transformers' head takes as it takes any.
     return made | {"strides": tuple(patch << i for i in range(len(options["out_indices"]))), "multiple": patch}
+
+
+def beit_backbone(checkpoint: Checkpoint, parts: Parts) -> Checkpoint:
+    """The tensors of a BEiT and its config; files have the name of the inner model in some keys and not in others."""
+    parts.state |= parts.take("backbone.beit.", strip="backbone.beit.", put="backbone.")
+    return _backbone(checkpoint, parts)
+
+
+def beit_options(backbone: Checkpoint) -> dict[str, Any]:
+    """How a BEiT was built."""
+    config = backbone.config
+    tables = config.get("use_relative_position_bias") or config.get("use_shared_relative_position_bias")
+    width = config.get("hidden_size", 768)
+    return {
+        "embed_dim": width,
+        "depth": config.get("num_hidden_layers", 12),
+        "num_heads": config.get("num_attention_heads", 12),
+        "patch_size": square(backbone.source, config.get("patch_size", 16)),
+        "in_channels": config.get("num_channels", 3),
+        "mlp_ratio": config.get("intermediate_size", 3072) / width,
+        "image_size": square(backbone.source, config.get("image_size", 224)),
+        "relations": "table" if tables else "none",
+        "layer_scale": config.get("layer_scale_init_value", 0.1),
+        "norm_maps": False,
+        "out_indices": tuple(stage - 1 for stage in taken_stages(config)),
+    }
 
 
 def _other(checkpoint: Checkpoint, parts: Parts) -> dict[str, Any]:
@@ -134,7 +143,7 @@ def _other(checkpoint: Checkpoint, parts: Parts) -> dict[str, Any]:
         parts.take("backbone."), checkpoint.source, config=checkpoint.config, preprocessor=checkpoint.preprocessor
     )
     made = {"backbone": f"hf/{config['model_type']}", "weights": weights}
-    indices = tuple(stage - 1 for stage in _stages(config))
+    indices = tuple(stage - 1 for stage in taken_stages(config))
     options = {"out_indices": indices, "in_channels": config.get("num_channels", 3)}
     if config.get("depths"):
         return made | {"options": options, "multiple": _PYRAMID[-1]}

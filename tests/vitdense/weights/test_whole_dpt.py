@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Dinov2Config, DPTConfig, DPTForDepthEstimation, DPTForSemanticSegmentation
+from transformers import BeitConfig, Dinov2Config, DPTConfig, DPTForDepthEstimation, DPTForSemanticSegmentation
 
 import vitdense
 from vitdense.errors import CheckpointError, UserError, WeightsError
@@ -100,6 +100,25 @@ def test_outputs_equal_transformers(name: str, kind: Any, enliven: Enliven, apar
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("readout", ["ignore", "add", "project"])
+def test_depth_on_beit_equals_transformers(readout: str, enliven: Enliven, apart: Apart, tmp_path: Path) -> None:
+    """As MiDaS 3.1; here transformers takes pictures that are no squares."""
+    small: Any = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
+    stages: Any = {"out_features": ["stage1", "stage2", "stage3", "stage4"], "reshape_hidden_states": False}
+    backbone = BeitConfig(**small, **stages, image_size=64, use_relative_position_bias=True)
+    neck: Any = {**NECK, "fusion_hidden_size": 16, "readout_type": readout}
+    theirs: Any = enliven(DPTForDepthEstimation(DPTConfig(backbone_config=backbone, **neck)))
+    theirs.head.head[4].bias.data.fill_(5.0)
+    theirs.save_pretrained(tmp_path)
+    ours = vitdense.load_model(tmp_path)
+    for height, width in ((512, 512), (250, 333)):
+        images = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(2))
+        padded = F.pad(ours.normalise(images), (0, -width % STRIDE, 0, -height % STRIDE))
+        expected = theirs(padded).predicted_depth[:, None, :height, :width]
+        assert apart([ours({"images": images})["depth"]], [expected]) < SINGLE
+
+
+@torch.no_grad()
 def test_the_auxiliary_head_comes_along(enliven: Enliven, apart: Apart, tmp_path: Path) -> None:
     theirs = dpt(DPTForSemanticSegmentation, "add, batch norm", tmp_path, enliven)
     ours: Any = vitdense.load_model(tmp_path)
@@ -177,7 +196,7 @@ def test_a_dpt_on_another_backbone_is_refused(tmp_path: Path) -> None:
     backbone = Dinov2Config(**small, reshape_hidden_states=False)
     config: Any = {**VIT, **NECK, "backbone_config": backbone}
     DPTForDepthEstimation(DPTConfig(**config)).save_pretrained(tmp_path)
-    with pytest.raises(WeightsError, match="is a DPT on dinov2; known here: on a plain ViT, and the hybrid"):
+    with pytest.raises(WeightsError, match="is a DPT on dinov2; known here: on a ViT, the hybrid, and beit"):
         vitdense.load_model(tmp_path)
 
 

@@ -184,7 +184,7 @@ def test_every_tensor_is_accounted_for(change: dict[str, str], message: str, swi
         (
             None,
             {"model_type": "mask2former"},
-            "is a mask2former: whole models that are known here are .* upernet and dpt",
+            "is a mask2former: whole models that are known here are .* upernet, dpt, depth_anything",
         ),
         ("backbone_config", {"use_absolute_embeddings": True}, "use_absolute_embeddings True; known here: False"),
         ("backbone_config", {"num_heads": [1, 1, 1, 1]}, "of another shape: layers.1"),
