@@ -23,8 +23,8 @@ from transformers import (
 import vitdense
 from vitdense.errors import WeightsError
 
-SINGLE = 1e-5
-SIZES = [(512, 512), (250, 333)]
+SINGLE, DOUBLE = 1e-5, 1e-9
+CASES = [(512, 512, torch.float32, SINGLE), (250, 333, torch.float32, SINGLE), (250, 333, torch.float64, DOUBLE)]
 Enliven = Callable[[nn.Module], nn.Module]
 Apart = Callable[[list[Tensor], list[Tensor]], float]
 Make = Callable[[], Any]
@@ -98,15 +98,16 @@ def test_outputs_equal_transformers(name: str, enliven: Enliven, apart: Apart, t
     make, multiple = MODELS[name]
     theirs = published(make(), tmp_path, enliven)
     ours = vitdense.load_model(tmp_path)
-    for height, width in SIZES:
-        images = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(2))
+    for height, width, dtype, bound in CASES:
+        ours, theirs = ours.to(dtype), theirs.to(dtype)
+        images = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(2), dtype=dtype)
         padded = F.pad(ours.normalise(images), (0, -width % multiple, 0, -height % multiple))
         given = ours({"images": images})["logits"]
         expected = theirs.decode_head(theirs.backbone(padded).feature_maps)
-        assert apart([given], [expected[..., : given.shape[2], : given.shape[3]]]) < SINGLE
+        assert apart([given], [expected[..., : given.shape[2], : given.shape[3]]]) < bound
         if padded.shape == images.shape:
             resized = F.interpolate(given, size=(height, width), mode="bilinear")
-            assert apart([resized], [theirs(padded).logits]) < SINGLE
+            assert apart([resized], [theirs(padded).logits]) < bound
 
 
 @torch.no_grad()
