@@ -4,14 +4,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from heads import fcn, linear, segformer, smp, upernet  # noqa: F401  (each file registers its names)
+from heads import depth_anything, dpt, fcn, linear, segformer, smp, upernet  # noqa: F401  (each file registers names)
 from vitdense.contracts import HEADS, Head, Level
 from vitdense.errors import UserError
 
 __all__ = ["create_head"]
 
 
-def create_head(name: str, levels: tuple[Level, ...], *, num_classes: int, **options: Any) -> Head:
+def create_head(name: str, levels: tuple[Level, ...], *, num_classes: int | None = None, **options: Any) -> Head:
     """A head by name for maps of these levels; UserError names an unknown option or levels that can't be used."""
     try:
         config = HEADS.create(name, {"num_classes": num_classes, **options})

@@ -3,7 +3,7 @@
 import fnmatch
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
@@ -14,6 +14,9 @@ from vitdense.contracts import ADAPTERS, BACKBONES, AdapterConfig, Backbone, Bac
 from vitdense.errors import CheckpointError, UserError
 from vitdense.model import Model
 from vitdense.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from vitdense.weights import Weights
 
 
 class AdaptedBackbone(Backbone):
@@ -93,9 +96,15 @@ def _build_backbone(config: BackboneConfig, weights: str | Path | Mapping[str, T
         backbone = config.build()
         backbone.config = config
         return backbone
-    from vitdense.weights import configured, load_weights, read_weights
+    from vitdense.weights import read_weights
 
-    found = read_weights(weights, config)
+    return fill_backbone(config, read_weights(weights, config))
+
+
+def fill_backbone(config: BackboneConfig, found: "Weights") -> Backbone:
+    """A backbone of these weights; what they say of their network stands below what the user set."""
+    from vitdense.weights import configured, load_weights
+
     config = configured(config, found)
     backbone = config.build()
     backbone.config = config
@@ -131,10 +140,24 @@ def _with_classes(head: HeadConfig, classes: Sequence[str]) -> HeadConfig:
 def load_model(
     path: str | Path | checkpoint.Checkpoint, overrides: Sequence[str] = (), *, averaged: bool = True
 ) -> Model:
-    """A trained model from its checkpoint folder (`runs/x/best`), in eval mode; EMA weights where the run kept them.
+    """A trained model in eval mode, from its checkpoint folder (`runs/x/best`) or as others publish it.
 
-    `overrides` change its recipe, such as "inference.mode=sliding".
+    Published are folders that transformers' save_pretrained wrote (UperNet, DPT), "hf/<repo>", and files of mmseg's
+    UperNet and the authors' DPT. `overrides` change the recipe of a checkpoint, such as "inference.mode=sliding", whose
+    EMA weights are taken where the run kept them; a published model has `inference` only.
     """
+    if isinstance(path, str | Path):
+        folder = Path(path)
+        if not (folder / checkpoint.MANIFEST).exists() and _is_published(path):
+            # Imported here: it needs what is above.
+            from vitdense.published import build_published
+
+            return build_published(path, overrides)
+        if folder.is_dir() and not any(folder.glob(f"**/{checkpoint.MANIFEST}")):
+            raise CheckpointError(
+                f"no model in {path}: it has neither checkpoints of a run (step-N with a {checkpoint.MANIFEST}) nor a "
+                "config.json beside weights, as transformers' save_pretrained writes it"
+            )
     found = path if isinstance(path, checkpoint.Checkpoint) else checkpoint.open_checkpoint(path)
     recipe = load_recipe(found.folder / checkpoint.RECIPE, overrides)
     palette = [(int(r), int(g), int(b)) for r, g, b in found.facts["palette"]]
@@ -143,9 +166,21 @@ def load_model(
     return model.eval()
 
 
+def _is_published(path: str | Path) -> bool:
+    """Whether a path leads to a published model: a name of the hub, a file, a folder of transformers."""
+    return str(path).startswith("hf/") or Path(path).is_file() or (Path(path) / "config.json").is_file()
+
+
 def load_state(model: torch.nn.Module, found: checkpoint.Checkpoint, *, averaged: bool) -> None:
     """Copy a checkpoint's tensors into a model, strictly; CheckpointError names the keys that don't fit."""
-    state, own = found.weights(averaged=averaged), model.state_dict()
+    faults = copy_state(found.weights(averaged=averaged), model)
+    if faults:
+        raise CheckpointError(f"{found.folder} doesn't fit this model: {faults}")
+
+
+def copy_state(state: Mapping[str, Tensor], module: torch.nn.Module) -> str:
+    """Tensors into a module, if they are all there and fit; else the faults."""
+    own = module.state_dict()
     faults = [f"missing {key}" for key in own.keys() - state.keys()]
     faults += [f"unexpected {key}" for key in state.keys() - own.keys()]
     faults += [
@@ -153,7 +188,6 @@ def load_state(model: torch.nn.Module, found: checkpoint.Checkpoint, *, averaged
         for key in own.keys() & state.keys()
         if own[key].shape != state[key].shape
     ]
-    if faults:
-        shown = "; ".join(sorted(faults)[:6])
-        raise CheckpointError(f"{found.folder} doesn't fit this model: {shown}{'; ...' if len(faults) > 6 else ''}")
-    model.load_state_dict(state)
+    if not faults:
+        module.load_state_dict(state)
+    return "; ".join(sorted(faults)[:6]) + ("; ..." if len(faults) > 6 else "")

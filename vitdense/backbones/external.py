@@ -234,9 +234,13 @@ class ExternalBackbone(Backbone):
         wanted = {name: p for name, p in self.named_parameters() if p.requires_grad}
         like = next(self.model.parameters())
         images = torch.zeros(1, self.in_channels, *self._measured_at, device=like.device, dtype=like.dtype)
+        # In training mode batch norms would learn from the black picture.
+        was_training = self.model.training
+        self.model.eval()
         with torch.enable_grad():
             total = torch.stack([each.sum() for each in self._maps(images, self.out_indices, self.norm_maps)]).sum()
         found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+        self.model.train(was_training)
         return {name for name, gradient in zip(wanted, found, strict=True) if gradient is None}
 
 

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
 from torch import Tensor
 
 from vitdense.contracts import BackboneConfig
-from vitdense.weights.contents import Weights
+from vitdense.weights.contents import Checkpoint, Weights
 from vitdense.weights.opening import Source, open_checkpoint
 
 # Wrappers that stand for nothing: DataParallel and torch.compile; the libraries know their own.
@@ -57,15 +58,22 @@ def architecture_of(config: BackboneConfig) -> str | None:
 def read_external(source: Source, config: BackboneConfig) -> Weights:
     """The library's own weights from "default" or its names for them, or a checkpoint under its names or ours."""
     theirs = cast(Theirs, config)
-    named = str(source) if isinstance(source, str | Path) else "a mapping"
     checkpoint = open_checkpoint(theirs.locate(source) if isinstance(source, str) else source)
+    named = str(source) if isinstance(source, str | Path) else "a mapping"
+    found = convert_external(replace(checkpoint, source=named), config)
+    return replace(found, source=f"{theirs.library}/{theirs.architecture}") if named == "default" else found
+
+
+def convert_external(checkpoint: Checkpoint, config: BackboneConfig) -> Weights:
+    """As `read_external`, of what is open already."""
+    theirs = cast(Theirs, config)
     state = {_WRAPPERS.sub("", key): tensor for key, tensor in checkpoint.state.items()}
     if all(key.startswith("model.") for key in state):
         state = {key.removeprefix("model."): tensor for key, tensor in state.items()}
-    found = theirs.convert(state, {**checkpoint.preprocessor, **checkpoint.config}, named)
+    found = theirs.convert(state, {**checkpoint.preprocessor, **checkpoint.config}, checkpoint.source)
     return Weights(
         {f"model.{key}": tensor for key, tensor in found.state.items()},
-        source=f"{theirs.library}/{theirs.architecture}" if named == "default" else named,
+        source=checkpoint.source,
         family=theirs.library,
         architecture=theirs.architecture,
         options=found.options,

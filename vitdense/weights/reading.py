@@ -29,7 +29,13 @@ def read_weights(source: Source, config: BackboneConfig) -> Weights:
     """Opens `source`, tells its dialect by its keys and converts them; `options` has only what `config` knows."""
     if external.architecture_of(config) is not None:
         return external.read_external(source, config)
-    checkpoint = open_checkpoint(published_for(config) if source == "default" else source)
+    return read_checkpoint(open_checkpoint(published_for(config) if source == "default" else source), config)
+
+
+def read_checkpoint(checkpoint: Checkpoint, config: BackboneConfig) -> Weights:
+    """As `read_weights`, of what is open already."""
+    if external.architecture_of(config) is not None:
+        return external.convert_external(checkpoint, config)
     checkpoint = replace(checkpoint, state=without_wrappers(checkpoint.state))
     dialect, root = detect(checkpoint.state, DIALECTS, checkpoint.source)
     done, left_out = dialect.convert(checkpoint.state, root)

@@ -1,0 +1,86 @@
+"""Whole models as others publish them, run on pictures of sizes that their networks take."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from pydantic import ValidationError
+from torch import Tensor
+
+from vitdense.build import AdaptedBackbone, copy_state, fill_backbone
+from vitdense.contracts import ADAPTERS, BACKBONES, HEADS, Batch, Outputs
+from vitdense.errors import UserError, WeightsError
+from vitdense.inference import InferenceConfig
+from vitdense.layers.embed import crop_rows_and_columns, pad_rows_and_columns
+from vitdense.model import Model
+from vitdense.pictures import make_palette
+from vitdense.weights.whole import Part, read_whole
+
+
+class PaddedModel(Model):
+    """A model whose pictures are padded until they divide by `multiple`, and whose outputs are cut to the picture.
+
+    Networks of transformers that leave the rest of a picture away, or stretch one map over another there, are run on
+    pictures where they do neither: padded with the mean pixel at the right and bottom.
+    """
+
+    multiple = 1
+
+    def forward(self, batch: Batch) -> Outputs:
+        """batch["images"]: (B, C, H, W) -> the head's outputs by pixel, ceil(H / stride) by ceil(W / stride)."""
+        images = self.normalise(batch["images"])
+        padded = pad_rows_and_columns(images, self.multiple, channels_last=False)
+        outputs: Outputs = self.head(self.backbone(padded), {**batch, "images": padded})
+        return {name: _cut(maps, images, padded) for name, maps in outputs.items()}
+
+
+def _cut(maps: Tensor, images: Tensor, padded: Tensor) -> Tensor:
+    """maps: (B, K, h, w) of padded pictures -> what lies on the pictures."""
+    stride = padded.shape[-2] // maps.shape[-2]
+    height, width = ((side + stride - 1) // stride for side in images.shape[-2:])
+    return crop_rows_and_columns(maps, height, width, channels_last=False)
+
+
+def build_published(source: str | Path, overrides: Sequence[str] = ()) -> PaddedModel:
+    """A published model with its weights, in eval mode; WeightsError names tensors that are missing or left over."""
+    whole = read_whole(source)
+    config = BACKBONES.create(whole.backbone, whole.options)
+    backbone = fill_backbone(config, whole.read_backbone(config))
+    if whole.adapter is not None:
+        adapted = AdaptedBackbone(backbone, ADAPTERS.create(whole.adapter.name, whole.adapter.options))
+        _fill_part(adapted.adapter, whole.adapter, whole.source)
+        backbone = adapted
+    levels = backbone.levels
+    if whole.strides is not None:
+        levels = tuple(replace(level, stride=s) for level, s in zip(levels, whole.strides, strict=True))
+    head = HEADS.create(whole.head.name, whole.head.options).build(levels)
+    _fill_part(head, whole.head, whole.source)
+    inference = _inference(overrides)
+    palette = make_palette(len(whole.classes))
+    model = PaddedModel(backbone, head, classes=whole.classes, palette=palette, inference=inference)
+    model.multiple = whole.multiple
+    model.eval()
+    return model
+
+
+def _fill_part(module: torch.nn.Module, part: Part, source: str) -> None:
+    """A part's tensors; counters of batches, which old files lack and evaluation doesn't read, stay at 0."""
+    counters = {key: value for key, value in module.state_dict().items() if key.endswith("num_batches_tracked")}
+    faults = copy_state({**counters, **part.state}, module)
+    if faults:
+        raise WeightsError(f"{source} doesn't fit {part.name}: {faults}")
+
+
+def _inference(overrides: Sequence[str]) -> InferenceConfig:
+    """From "inference.mode=sliding" and the like."""
+    given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    strange = sorted(given.keys() - {"inference"})
+    if strange:
+        raise UserError(f"a published model has no recipe: {', '.join(strange)} can't be set, only inference.*")
+    try:
+        return InferenceConfig.model_validate(given.get("inference", {}))
+    except ValidationError as error:
+        raise UserError(f"inference: {'; '.join(fault['msg'] for fault in error.errors())}") from error
