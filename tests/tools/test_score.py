@@ -104,7 +104,7 @@ def test_missing_predictions_are_warned_of_and_left_out(
     save(folders[0] / "b.png", [[0, 1]])
     assert cli.run(score.main, ["miou", *map(str, folders), "--classes", "3", "--ignore", "255"]) == cli.DONE
     output = capsys.readouterr()
-    assert "warning: only 1 of 2 masks have a prediction and are scored; missing: b" in output.err
+    assert "warning: only 1 of 2 files have a prediction and are scored; missing: b" in output.err
     assert "mIoU 100.00%" in output.out
 
 

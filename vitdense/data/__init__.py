@@ -2,4 +2,5 @@
 
 from vitdense.data import ade20k as ade20k
 from vitdense.data import folder as folder
+from vitdense.data import rgbd as rgbd
 from vitdense.data import shapes as shapes

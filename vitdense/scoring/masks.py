@@ -1,10 +1,7 @@
-"""Scores of anybody's predictions: two folders of masks, paired by relative path without the suffix."""
+"""Scores of masks in files: what their numbers mean, mIoU over all of them, and how it is shown."""
 
 import math
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,18 +9,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
 from vitdense.contracts import IGNORE
-from vitdense.data.images import SUFFIXES, read_mask
+from vitdense.data.images import read_mask
 from vitdense.errors import DataError, UserError
 from vitdense.metrics.segmentation import MeanIoU, count_pairs
-
-SHOWN = 5
-"""How many names or faults a message lists before it only counts."""
+from vitdense.scoring.pairs import Pairs, counted, listed
 
 
 @dataclass(frozen=True)
@@ -63,36 +56,7 @@ class MaskCoding:
         if values.size and not first <= values.min() <= values.max() <= last:
             outside = np.unique(values[(values < first) | (values > last)])
             ignored = f" and {', '.join(map(str, self.ignore))} (ignored)" if self.ignore else ""
-            raise DataError(f"{path} holds {_listed(outside.tolist())}; allowed are {first}..{last}{ignored}")
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Files that belong together, and the names in the truth that have no prediction."""
-
-    files: tuple[tuple[Path, Path], ...]
-    missing: tuple[str, ...]
-
-    def warning(self) -> str | None:
-        """What to tell where predictions are missing."""
-        if not self.missing:
-            return None
-        count = f"{len(self.files)} of {len(self.files) + len(self.missing)}"
-        return f"only {count} masks have a prediction and are scored; missing: {_listed(self.missing)}"
-
-
-def pair_files(truth: Path, predictions: Path) -> Pairs:
-    """Pair the masks of two folders; a prediction without truth is an error, truth without prediction is listed."""
-    wanted, given = _masks(truth), _masks(predictions)
-    strangers = sorted(given.keys() - wanted.keys())
-    if strangers:
-        raise UserError(
-            f"{predictions} holds {len(strangers)} predictions without truth in {truth}: {_listed(strangers)}"
-        )
-    if not given:
-        raise UserError(f"{predictions} holds no predictions; looked for {', '.join(sorted(SUFFIXES))}")
-    files = tuple((wanted[name], given[name]) for name in sorted(given))
-    return Pairs(files, tuple(sorted(wanted.keys() - given.keys())))
+            raise DataError(f"{path} holds {listed(outside.tolist())}; allowed are {first}..{last}{ignored}")
 
 
 def score_masks(
@@ -108,20 +72,8 @@ def score_masks(
     first = int(coding.reduce_zero != "none")
     names = tuple(str(first + index) for index in range(coding.num_classes))
     metric = MeanIoU(names, average=average or ("all" if first else "present"))
-    console = Console(stderr=True)
-    faults: list[str] = []
-    with _one_thread_each(), ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16)) as pool:
-        results = pool.map(lambda pair: _count(pair[0], pair[1], coding), pairs.files)
-        for result in track(
-            results, "scoring", len(pairs.files), console=console, transient=True, disable=not console.is_terminal
-        ):
-            if isinstance(result, DataError):
-                faults.append(str(result))
-            else:
-                metric.counts += result
-    if faults:
-        more = f"\n... and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise DataError("\n".join(faults[:SHOWN]) + more)
+    for counts in counted(pairs, lambda truth, prediction: _count(truth, prediction, coding), threads):
+        metric.counts += counts
     if metric.counts.sum() == 0:
         raise DataError(f"not one pixel of {len(pairs.files)} masks has a label; are the ignored values right?")
     return metric
@@ -155,32 +107,3 @@ def _count(truth_path: Path, prediction_path: Path, coding: MaskCoding) -> Tenso
         sizes = f"{prediction_path} is {tuple(prediction.shape)}, {truth_path} is {tuple(truth.shape)} (H, W)"
         return DataError(sizes)
     return count_pairs(truth, prediction, coding.num_classes)
-
-
-def _masks(folder: Path) -> dict[str, Path]:
-    """Relative path without suffix -> file, for every picture below a folder."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in found:
-                raise UserError(f"{found[name]} and {path} have one name; only the suffix differs")
-            found[name] = path
-    return found
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Torch's own threads off while files are counted side by side."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _listed(items: Sequence[object]) -> str:
-    return ", ".join(map(str, items[:SHOWN])) + (", ..." if len(items) > SHOWN else "")
