@@ -23,13 +23,20 @@ def size_fault(pair: Pair, image: Sequence[int], mask: Sequence[int], what: str 
 
 
 def find_pairs(
-    images: Path, masks: Path, *, image_suffix: str = "", mask_suffix: str = "", what: str = "mask"
+    images: Path,
+    masks: Path,
+    *,
+    image_suffix: str = "",
+    mask_suffix: str = "",
+    without: str = "",
+    what: str = "mask",
 ) -> tuple[list[Pair], list[str]]:
     """Pairs by equal path and name, sorted, and what is wrong with the rest; a missing mask shows in both.
 
     A suffix, such as `_leftImg8bit.png`, picks the files and is no part of the name; without one all pictures count.
+    Masks that end in `without` are none.
     """
-    pictures, drawn = _by_id(images, image_suffix), _by_id(masks, mask_suffix)
+    pictures, drawn = _by_id(images, image_suffix), _by_id(masks, mask_suffix, without)
     faults = [
         f"{folder}: {len(paths)} files are named {name}: {', '.join(path.name for path in paths)}"
         for folder, files in ((images, pictures), (masks, drawn))
@@ -70,10 +77,11 @@ def missing_files(pairs: Iterable[Pair], what: str = "mask") -> list[str]:
     return faults
 
 
-def _by_id(folder: Path, suffix: str) -> dict[str, list[Path]]:
+def _by_id(folder: Path, suffix: str, without: str = "") -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob(f"*{suffix}")):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+        left_out = path.name.startswith(".") or (without and path.name.endswith(without))
+        if path.suffix.lower() in SUFFIXES and not left_out:
             name = path.relative_to(folder).as_posix()
             name = name.removesuffix(suffix) if suffix else path.relative_to(folder).with_suffix("").as_posix()
             files.setdefault(name, []).append(path)

@@ -136,9 +136,10 @@ def make_samples(
     *,
     image_suffix: str = "",
     mask_suffix: str = "",
+    without: str = "",
 ) -> PairedSamples:
-    """The samples of two folders; raises DataError where there is no picture at all."""
-    pairs, faults = find_pairs(images, masks, image_suffix=image_suffix, mask_suffix=mask_suffix)
+    """The samples of two folders (see `find_pairs`); raises DataError where there is no picture at all."""
+    pairs, faults = find_pairs(images, masks, image_suffix=image_suffix, mask_suffix=mask_suffix, without=without)
     if not pairs:
         raise DataError(f"{images}: no pictures ({image_suffix or ', '.join(sorted(SUFFIXES))})")
     return PairedSamples(pairs, labels, config.augment() if split == "train" else None, faults)

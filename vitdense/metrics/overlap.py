@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -115,7 +116,7 @@ class BoundaryIoU(Overlap):
         distance = max(1, round(self.dilation_ratio * (height**2 + width**2) ** 0.5))
         guess = torch.where(mask == IGNORE, IGNORE, prediction)
         counts = self.counts.new_zeros(self.counts.shape, device=mask.device)
-        for index in torch.cat([mask.unique(), guess.unique()]).unique().tolist():
+        for index in np.unique(torch.stack([mask, guess]).cpu().numpy()).tolist():
             if 0 <= index < len(self.classes):
                 one, other = (boundary_region(labels == index, distance) for labels in (mask, guess))
                 counts[:, index] = torch.stack([(one & other).sum(), one.sum(), other.sum()])

@@ -80,8 +80,8 @@ def colour_depth(depth: Metres, low: float, high: float) -> Pixels:
 def save_depth_png(depth: ArrayLike, path: str | Path) -> None:
     """(H, W) metres as a 16-bit PNG in millimetres: at most 65.535 m, 0 where unknown."""
     metres = _as_depth(depth)
-    stored = np.clip(np.rint(np.nan_to_num(metres) * MILLIMETRES), 1, 65535)
-    Image.fromarray(np.where(_known(metres), stored, 0).astype(np.uint16)).save(path)
+    stored = np.rint(np.clip(np.where(_known(metres), metres, 0), 0, 65.535) * MILLIMETRES)
+    Image.fromarray(np.where(_known(metres), np.maximum(stored, 1), 0).astype(np.uint16)).save(path)
 
 
 def _as_depth(depth: ArrayLike) -> Metres:
