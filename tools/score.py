@@ -25,12 +25,13 @@ def main(arguments: list[str]) -> int:
 def _miou(options: argparse.Namespace) -> int:
     pairs = _told(pair_files(options.truth, options.predictions))
     coding = masks.MaskCoding.of(options.classes, options.ignore, options.reduce_zero_label)
-    metric = masks.score_masks(pairs, coding, average=options.average)
+    overlaps = masks.overlaps_of(coding, dice=options.dice, boundary=options.boundary)
+    metric = masks.score_masks(pairs, coding, average=options.average, overlaps=overlaps)
     if options.json:
-        print(cli.to_json(masks.as_dict(metric, pairs)))
+        print(cli.to_json(masks.as_dict(metric, pairs, overlaps)))
     else:
-        summary = "  ".join(f"{name} {value:.2%}" for name, value in metric.compute().items())
-        Console().print(masks.as_table(metric), summary)
+        means = "  ".join(f"{name} {value:.2%}" for name, value in masks.summary(metric, overlaps).items())
+        Console().print(masks.as_table(metric), means)
     return cli.DONE
 
 

@@ -62,8 +62,8 @@ def predict_files(
 ) -> Predicted:
     """Write out/masks/NAME.png (out/depth/NAME.png in millimetres) and out/overlays/NAME.jpg for each picture.
 
-    Of a video, NAME/000000.png and so on for its frames, and out/overlays/NAME.mp4. A file that can't be read stops,
-    or is counted.
+    Of a video, NAME/000000.png and so on for its frames, and out/overlays/NAME.mp4, depth beside the frames. A file
+    that can't be read stops, or is counted.
     """
     writer = _Writer(model, out)
     done = Predicted()
@@ -114,7 +114,7 @@ class _Writer:
                     continue
                 metres = result.numpy()
                 scale = scale or pictures.depth_range(metres)
-                film.add(pictures.colour_depth(metres, *scale))
+                film.add(np.concatenate([frame, pictures.colour_depth(metres, *scale)], axis=1))
 
     def _place(self, kind: str, target: Path, suffix: str) -> Path:
         path = self.out / kind / target

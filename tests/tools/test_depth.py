@@ -151,7 +151,7 @@ def test_a_video_is_predicted_frame_by_frame(run_tool: Tool, recipe: Path, tmp_p
     assert run_tool("predict", tmp_path / "run", tmp_path / "walk.mp4", "--out", tmp_path / "out") == 0
     names = [path.name for path in sorted((tmp_path / "out" / "depth" / "walk").iterdir())]
     assert names == ["000000.png", "000001.png", "000002.png"]
-    assert [frame.shape for frame in read_frames(tmp_path / "out" / "overlays" / "walk.mp4")] == [(40, 48, 3)] * 3
+    assert [frame.shape for frame in read_frames(tmp_path / "out" / "overlays" / "walk.mp4")] == [(40, 96, 3)] * 3
 
 
 def test_a_damaged_video_is_named(

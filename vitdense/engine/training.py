@@ -243,7 +243,7 @@ class Training:
         self.seconds["evaluation"].append(seconds)
         self.journal.evaluation(self.step, self.metrics, seconds)
         if panels:
-            self.journal.picture(self.step, pictures.contact_sheet(panels, columns=2))
+            self.journal.picture(self.step, pictures.contact_sheet(panels, columns=2 if self.plain.classes else 1))
 
     def _save(self, *, required: bool, evaluated: bool) -> None:
         """A checkpoint, written by the first process; a failure is told and outlived unless it is the last one."""

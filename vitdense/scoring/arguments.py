@@ -28,6 +28,8 @@ def add_miou(commands: Any) -> None:
         choices=("present", "all"),
         help="all: absent classes count as 0 (the default where 0 is no label, as in ADE20K's devkit); else present",
     )
+    miou.add_argument("--dice", action="store_true", help="Dice too, over the classes that occur")
+    miou.add_argument("--boundary", action="store_true", help="Boundary IoU too, over the classes that occur")
     miou.add_argument("--json", action="store_true", help="print one JSON object")
 
 

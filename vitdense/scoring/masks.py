@@ -1,5 +1,6 @@
 """Scores of masks in files: what their numbers mean, mIoU over all of them, and how it is shown."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor
 from vitdense.contracts import IGNORE
 from vitdense.data.images import read_mask
 from vitdense.errors import DataError, UserError
+from vitdense.metrics.overlap import BoundaryIoU, Dice, Overlap
 from vitdense.metrics.segmentation import MeanIoU, count_pairs
 from vitdense.scoring.pairs import Pairs, counted, listed
 
@@ -36,6 +38,13 @@ class MaskCoding:
         """As asked for; where 0 is ignored it can't be a class, so the classes are stored as 1..N."""
         shifted = "both" if reduce_zero == "none" and 0 in ignore else reduce_zero
         return cls(num_classes, tuple(ignore), shifted)
+
+    def names(self) -> tuple[str, ...]:
+        """Classes are named by the numbers that the truth stores."""
+        if self.num_classes < 1:
+            raise UserError(f"there must be a class or more, given {self.num_classes}")
+        first = int(self.reduce_zero != "none")
+        return tuple(str(first + index) for index in range(self.num_classes))
 
     def truth(self, path: Path) -> Tensor:
         """A mask of the truth: (H, W) class indices, with IGNORE; DataError names a value that is none of these."""
@@ -59,21 +68,32 @@ class MaskCoding:
             raise DataError(f"{path} holds {listed(outside.tolist())}; allowed are {first}..{last}{ignored}")
 
 
+def overlaps_of(coding: MaskCoding, *, dice: bool, boundary: bool) -> list[Overlap]:
+    """The further metrics that are asked for."""
+    wanted: list[tuple[bool, type[Overlap]]] = [(dice, Dice), (boundary, BoundaryIoU)]
+    return [kind(coding.names()) for asked, kind in wanted if asked]
+
+
 def score_masks(
-    pairs: Pairs, coding: MaskCoding, *, average: Literal["present", "all"] | None = None, threads: int | None = None
+    pairs: Pairs,
+    coding: MaskCoding,
+    *,
+    average: Literal["present", "all"] | None = None,
+    overlaps: Sequence[Overlap] = (),
+    threads: int | None = None,
 ) -> MeanIoU:
     """Count all pairs, in several threads, with a progress bar on stderr; faults of all files come as one DataError.
 
-    Classes are named by the numbers that the truth stores. Left out, `average` is "all" where 0 is no label, as in
-    ADE20K's devkit, and "present" elsewhere.
+    Left out, `average` is "all" where 0 is no label, as in ADE20K's devkit, and "present" elsewhere. `overlaps` are
+    counted along, see `overlaps_of`.
     """
-    if coding.num_classes < 1:
-        raise UserError(f"there must be a class or more, given {coding.num_classes}")
-    first = int(coding.reduce_zero != "none")
-    names = tuple(str(first + index) for index in range(coding.num_classes))
-    metric = MeanIoU(names, average=average or ("all" if first else "present"))
-    for counts in counted(pairs, lambda truth, prediction: _count(truth, prediction, coding), threads):
-        metric.counts += counts
+    metric = MeanIoU(coding.names(), average=average or ("present" if coding.reduce_zero == "none" else "all"))
+    totals = [metric.counts, *(each.counts for each in overlaps)]
+    ends = list(itertools.accumulate(total.numel() for total in totals[:-1]))
+    for counts in counted(pairs, lambda truth, prediction: _count(truth, prediction, coding, overlaps), threads):
+        parts = counts.tensor_split(ends)
+        for total, part in zip(totals, parts, strict=True):
+            total += part.view_as(total)
     if metric.counts.sum() == 0:
         raise DataError(f"not one pixel of {len(pairs.files)} masks has a label; are the ignored values right?")
     return metric
@@ -92,13 +112,22 @@ def as_table(metric: MeanIoU) -> Table:
     return table
 
 
-def as_dict(metric: MeanIoU, pairs: Pairs) -> dict[str, Any]:
+def summary(metric: MeanIoU, overlaps: Sequence[Overlap] = ()) -> dict[str, float]:
+    """The means of all metrics."""
+    return metric.compute() | {name: value for each in overlaps for name, value in each.compute().items()}
+
+
+def as_dict(metric: MeanIoU, pairs: Pairs, overlaps: Sequence[Overlap] = ()) -> dict[str, Any]:
     """Summary, which classes its means are over, number of images, and columns by class, NaN where one is absent."""
     counts = {"average": metric.average, "images": len(pairs.files), "missing": len(pairs.missing)}
-    return {**metric.compute(), **counts, **metric.details()}
+    columns = {name: column for each in overlaps for name, column in each.details().items()}
+    return {**summary(metric, overlaps), **counts, **metric.details(), **columns}
 
 
-def _count(truth_path: Path, prediction_path: Path, coding: MaskCoding) -> Tensor | DataError:
+def _count(
+    truth_path: Path, prediction_path: Path, coding: MaskCoding, overlaps: Sequence[Overlap]
+) -> Tensor | DataError:
+    """The counts of all metrics, one after the other, flat."""
     try:
         truth, prediction = coding.truth(truth_path), coding.prediction(prediction_path)
     except DataError as fault:
@@ -106,4 +135,5 @@ def _count(truth_path: Path, prediction_path: Path, coding: MaskCoding) -> Tenso
     if truth.shape != prediction.shape:
         sizes = f"{prediction_path} is {tuple(prediction.shape)}, {truth_path} is {tuple(truth.shape)} (H, W)"
         return DataError(sizes)
-    return count_pairs(truth, prediction, coding.num_classes)
+    parts = [count_pairs(truth, prediction, coding.num_classes)]
+    return torch.cat([part.flatten() for part in (*parts, *(each.count(truth, prediction) for each in overlaps))])
