@@ -77,6 +77,18 @@ def test_names_up_to_the_first_dot_belong_together(
     assert scores(score, capsys, (tmp_path / "truth", tmp_path / "predictions"), *flags)["d1"] == 1
 
 
+def test_a_given_suffix_is_all_that_the_name_lacks(
+    score: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        save(tmp_path / "truth" / f"walk.{number}.depth.png", [[1, number]])
+        save(tmp_path / "predictions" / f"walk.{number}.png", [[1, number]])
+    folders = (tmp_path / "truth", tmp_path / "predictions")
+    assert "have one name, 'walk'" in message(score, capsys, folders)
+    result = scores(score, capsys, folders, "--truth-suffix", ".depth.png", "--prediction-suffix", ".png")
+    assert (result["d1"], result["pictures"], result["rmse"]) == (1, 2, 0)
+
+
 def test_faults_are_named_with_their_files(
     score: ModuleType, capsys: pytest.CaptureFixture[str], folders: tuple[Path, Path]
 ) -> None:

@@ -80,8 +80,8 @@ class Labels:
     def describe(self) -> str:
         """The allowed values, for messages."""
         first, last = (self.first, self.first + len(self.classes) - 1)
-        stored = f"{first}..{last}" if self.values is None else ", ".join(map(str, self.values))
-        ignored = f", ignored: {', '.join(map(str, sorted(self.ignored)))}" if self.ignored else ""
+        stored = f"{first}..{last}" if self.values is None else _runs(self.values)
+        ignored = f", ignored: {_runs(sorted(self.ignored))}" if self.ignored else ""
         return f"allowed: {stored}{ignored}"
 
 
@@ -150,6 +150,17 @@ def listed_samples(
 ) -> PairedSamples:
     """The samples of a split list; files that it names and that are missing are faults."""
     return PairedSamples(pairs, labels, config.augment() if split == "train" else None, missing_files(pairs))
+
+
+def _runs(values: Sequence[int]) -> str:
+    """Sorted numbers as a reader wants them: 1, 2, 5..9."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 def colours(count: int) -> tuple[Colour, ...]:

@@ -57,7 +57,7 @@ def _panel(batch: Batch, predictions: Predictions, place: int, model: Model) -> 
     pixels = batch["images"][place].permute(1, 2, 0).cpu()  # (H, W, 3)
     result = predictions[place].cpu()
     if model.head.dense == "depth":
-        return pictures.depth_panel(pixels, batch["depth"][place].cpu(), result)
+        return pictures.depth_panel(pixels, batch["depth"][place].cpu(), result.float())
     return pictures.panel(pixels, batch["masks"][place].cpu(), result, model.classes, model.palette)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -43,10 +44,11 @@ def pair_files(truth: Path, predictions: Path) -> Pairs:
 def pair_depth(truth: Path, predictions: Path, truth_suffix: str = "", prediction_suffix: str = "") -> Pairs:
     """Pair depth maps by folder and name up to the first dot: `a/1.depth.png` belongs to `a/1.pred.png`.
 
-    They are the files that end in the suffix given; without one, `*.depth.png` where there are such, else `*.png`.
+    They are the files that end in the suffix given, which then is what the name lacks; without one, `*.depth.png`
+    where there are such, else `*.png`.
     """
     wanted, given = (
-        _named(folder, _depth_maps(folder, suffix), _to_first_dot)
+        _named(folder, _depth_maps(folder, suffix), partial(_without, suffix) if suffix else _to_first_dot)
         for folder, suffix in ((truth, truth_suffix), (predictions, prediction_suffix))
     )
     return _matched(truth, predictions, wanted, given, prediction_suffix or ".png")
@@ -114,6 +116,10 @@ def _depth_maps(folder: Path, suffix: str) -> list[Path]:
 
 def _without_suffix(path: Path) -> Path:
     return path.with_suffix("")
+
+
+def _without(suffix: str, path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(suffix))
 
 
 def _to_first_dot(path: Path) -> Path:
