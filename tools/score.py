@@ -6,9 +6,8 @@ import sys
 from rich.console import Console
 
 from vitdense import cli
-from vitdense.metrics.depth import DepthErrorConfig
 from vitdense.scoring import depth, masks
-from vitdense.scoring.arguments import add_depth, add_miou
+from vitdense.scoring.arguments import add_depth, add_miou, depth_config
 from vitdense.scoring.pairs import Pairs, pair_depth, pair_files
 
 
@@ -38,8 +37,7 @@ def _miou(options: argparse.Namespace) -> int:
 def _depth(options: argparse.Namespace) -> int:
     found = pair_depth(options.truth, options.predictions, options.truth_suffix, options.prediction_suffix)
     pairs = _told(found)
-    chosen = {"min_depth": options.min, "max_depth": options.max, "crop": options.crop, "align": options.align}
-    metric = depth.score_depth(pairs, DepthErrorConfig.model_validate(chosen), scale=options.scale)
+    metric = depth.score_depth(pairs, depth_config(options), scale=options.scale)
     if options.json:
         print(cli.to_json(depth.as_dict(metric, pairs)))
     else:

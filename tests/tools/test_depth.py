@@ -117,6 +117,22 @@ def test_a_metric_of_classes_is_refused_before_training(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_count_of_classes_is_refused_where_the_data_have_none(
+    run_tool: Tool, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_tool("train", recipe, "head.num_classes=5") == 2
+    assert "head.num_classes is 5, but the data set has 0 classes; leave it out" in capsys.readouterr().err
+
+
+def test_several_sizes_without_a_crop_name_the_option(
+    run_tool: Tool, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind, values in (("color.jpg", np.zeros((50, 60, 3), np.uint8)), ("depth.png", np.full((50, 60), 900, "u2"))):
+        Image.fromarray(values).save(tmp_path / "frames" / f"p1.{kind}")
+    assert run_tool("train", recipe, "data.crop=null") == 2
+    assert "pictures of different sizes in one batch (40x48, 50x60)" in capsys.readouterr().err
+
+
 def test_the_check_command_tells_how_much_is_measured(
     run_tool: Tool, recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

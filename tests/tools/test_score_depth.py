@@ -112,6 +112,13 @@ def test_a_range_without_a_pixel_is_a_mistake(
     assert "not one pixel of 2 depth maps counts" in message(score, capsys, folders, "--min", "50")
 
 
+@pytest.mark.parametrize("flags", [("--min", "-1"), ("--min", "5", "--max", "2")])
+def test_a_range_that_is_none_is_a_mistake(
+    score: ModuleType, capsys: pytest.CaptureFixture[str], folders: tuple[Path, Path], flags: tuple[str, ...]
+) -> None:
+    assert f"'min_depth': {float(flags[1])}" in message(score, capsys, folders, *flags)
+
+
 @pytest.mark.parametrize("scale", ["0", "-1", "inf", "many"])
 def test_a_scale_must_be_a_positive_number(score: ModuleType, folders: tuple[Path, Path], scale: str) -> None:
     with pytest.raises(SystemExit) as stopped:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
 from vitdense.contracts import METRICS, Batch, Metric, MetricConfig, Predictions, Samples
@@ -25,6 +25,12 @@ class DepthErrorConfig(MetricConfig):
     max_depth: PositiveFloat | None = None
     crop: Crop = "none"
     align: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> "DepthErrorConfig":
+        if self.max_depth is not None and self.max_depth <= self.min_depth:
+            raise ValueError(f"max_depth must lie above min_depth ({self.min_depth}), got {self.max_depth}")
+        return self
 
     def build(self, samples: Samples | None = None) -> "DepthError":
         """A metric; it needs nothing from the data set."""

@@ -1,8 +1,13 @@
 """The arguments of tools/score.py, a function for each command."""
 
+import argparse
 from pathlib import Path
 from typing import Any, get_args
 
+from pydantic import ValidationError
+
+from vitdense.errors import UserError
+from vitdense.metrics.depth import DepthErrorConfig
 from vitdense.regions import Crop
 
 
@@ -50,6 +55,15 @@ def add_depth(commands: Any) -> None:
     )
     depth.add_argument("--prediction-suffix", default="", help="how its files end (the same)")
     depth.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def depth_config(options: argparse.Namespace) -> DepthErrorConfig:
+    """What `depth` was asked to count; UserError where the range is none."""
+    chosen = {"min_depth": options.min, "max_depth": options.max, "crop": options.crop, "align": options.align}
+    try:
+        return DepthErrorConfig.model_validate(chosen)
+    except ValidationError as error:
+        raise UserError("; ".join(f"{fault['msg']}, given {chosen}" for fault in error.errors())) from None
 
 
 def _positive(text: str) -> float:
