@@ -1,4 +1,4 @@
-"""Predict pictures: python tools/predict.py CHECKPOINT FILES_OR_FOLDERS... --out FOLDER [--set key=value]."""
+"""Predict pictures and videos: python tools/predict.py CHECKPOINT FILES... --out FOLDER [--set key=value]."""
 
 import argparse
 import sys
@@ -10,14 +10,14 @@ from rich.progress import track
 
 from vitdense import cli
 from vitdense.build import load_model
-from vitdense.predicting import find_pictures, predict_files
+from vitdense.predicting import find_pictures, kind_of, predict_files
 
 
 def main(arguments: list[str]) -> int:
-    """Writes masks/*.png (palette) and overlays/*.jpg; exit code 2 where a file can't be read."""
+    """Writes masks/*.png (palette) or depth/*.png (mm), and overlays/*.jpg; exit code 2 where a file can't be read."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", help="such as runs/shapes_swin/best")
-    parser.add_argument("pictures", nargs="+", type=Path, help="picture files, or folders of them")
+    parser.add_argument("pictures", nargs="+", type=Path, help="pictures, videos (with PyAV), or folders of them")
     parser.add_argument("--out", required=True, type=Path, help="the folder to write to")
     parser.add_argument("--set", action="append", default=[], metavar="key=value", help="such as inference.flip=true")
     parser.add_argument("--on-bad-picture", choices=("stop", "skip"), default="stop", help="skip names them at the end")
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(cli.to_json({"written": len(done.written), "skipped": done.skipped, "out": str(options.out)}))
         return cli.DONE
-    print(f"{len(done.written)} pictures -> {options.out / 'masks'} and {options.out / 'overlays'}")
+    print(f"{len(done.written)} files -> {options.out / kind_of(model)} and {options.out / 'overlays'}")
     for reason in done.skipped:
         print(f"skipped: {reason}")
     return cli.DONE

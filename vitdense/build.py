@@ -119,7 +119,7 @@ def build_model(
     *,
     load_weights: bool = True,
 ) -> Model:
-    """The recipe's model for these classes; a class count written in the recipe must agree with them."""
+    """The recipe's model for these classes, none for depth; a class count in the recipe must agree with them."""
     config = recipe.backbone
     backbone = _build_backbone(config, config.weights if load_weights else None)
     if recipe.adapter is not None:
@@ -130,10 +130,13 @@ def build_model(
 
 def _with_classes(head: HeadConfig, classes: Sequence[str]) -> HeadConfig:
     if head.num_classes not in (None, len(classes)):
+        names = f" ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})" if classes else ""
         raise UserError(
-            f"head.num_classes is {head.num_classes}, but the data set has {len(classes)} classes"
-            f" ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}); leave it out or make them agree"
+            f"head.num_classes is {head.num_classes}, but the data set has {len(classes)} classes{names};"
+            " leave it out or make them agree"
         )
+    if not classes:
+        return head
     return head.model_copy(update={"num_classes": len(classes)})
 
 

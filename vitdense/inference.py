@@ -1,4 +1,4 @@
-"""Whole pictures or blended sliding windows, at several scales and flips, from any head that gives logits by pixel."""
+"""Whole pictures or blended sliding windows, at several scales and flips, from any head with an output by pixel."""
 
 from collections.abc import Iterator
 from typing import Literal, Protocol
@@ -62,25 +62,35 @@ def infer(model: DenseModel, batch: Batch, config: InferenceConfig) -> Predictio
     """One prediction for each of batch["images"] (B, C, H, W), at batch["sizes"].
 
     Pictures are resized bilinearly with antialiasing, as floats. One view's outputs reach the head as they are;
-    of several views the class probabilities are averaged at the size of batch["images"], as mmsegmentation does.
+    of several views the class probabilities are averaged at the size of batch["images"], as mmsegmentation does, and
+    depth as it is: a picture's scale says nothing of its metres.
     """
+    name = _dense(model)
     images = batch["images"]
     height, width = images.shape[-2:]
     views = [(scale, flipped) for scale in config.scales for flipped in ((False, True) if config.flip else (False,))]
     if len(views) == 1:
         view: Batch = {**batch, "images": _resize_images(images, fit((height, width), config, config.scales[0]))}
-        outputs = model(view) if config.mode == "whole" else {"logits": _slide(model, view, config)}
+        outputs: Outputs = model(view) if config.mode == "whole" else {name: _slide(model, view, config)}
         return model.head.predict(outputs, batch)
     total: Tensor | None = None
     for scale, flipped in views:
         resized = _resize_images(images, fit((height, width), config, scale))
         view = {**batch, "images": resized.flip(-1) if flipped else resized}
-        logits = _whole(model, view) if config.mode == "whole" else _slide(model, view, config)
-        probabilities = _resize(logits.flip(-1) if flipped else logits, (height, width)).softmax(dim=1)
-        total = probabilities if total is None else total.add_(probabilities)
+        maps = _whole(model, view) if config.mode == "whole" else _slide(model, view, config)
+        maps = _resize(maps.flip(-1) if flipped else maps, (height, width))
+        maps = maps.softmax(dim=1) if name == "logits" else maps
+        total = maps if total is None else total + maps
     assert total is not None
-    tiny = torch.finfo(total.dtype).tiny  # a log of 0 would poison its neighbours when the head resizes
-    return model.head.predict({"logits": total.div_(len(views)).clamp_min_(tiny).log_()}, batch)
+    mean = total / len(views)
+    if name == "logits":
+        mean = mean.clamp_min_(torch.finfo(mean.dtype).tiny).log_()  # log of 0 would poison neighbours when resized
+    return model.head.predict({name: mean}, batch)
+
+
+def _dense(model: DenseModel) -> str:
+    """The output by pixel; heads that name none are asked for logits."""
+    return model.head.dense or "logits"
 
 
 def fit(size: tuple[int, int], config: InferenceConfig, scale: float = 1.0) -> tuple[int, int]:
@@ -113,7 +123,7 @@ def blend_weights(blend: Literal["gaussian", "cosine", "uniform"], size: tuple[i
 
 
 def _slide(model: DenseModel, batch: Batch, config: InferenceConfig) -> Tensor:
-    """batch["images"]: (B, C, H, W) -> logits (B, K, H, W), the weighted mean of all windows over a pixel."""
+    """batch["images"]: (B, C, H, W) -> the output by pixel (B, K, H, W), each the weighted mean of all windows."""
     images = batch["images"]
     count, _, height, width = images.shape
     (tall, wide), stride = config.window_and_stride()
@@ -124,10 +134,10 @@ def _slide(model: DenseModel, batch: Batch, config: InferenceConfig) -> Tensor:
     for places in _groups(window_starts(height, size[0], stride[0]), window_starts(width, size[1], stride[1]), config):
         areas = [(..., slice(top, top + size[0]), slice(left, left + size[1])) for top, left in places]
         crops: Batch = {"images": torch.cat([images[area] for area in areas])}  # (windows * B, C, h, w)
-        logits = _resize(_whole(model, crops), size)
+        maps = _resize(_whole(model, crops), size)
         if total is None:
-            total = logits.new_zeros(count, logits.shape[1], height, width)
-        for area, window in zip(areas, logits.chunk(len(areas)), strict=True):
+            total = maps.new_zeros(count, maps.shape[1], height, width)
+        for area, window in zip(areas, maps.chunk(len(areas)), strict=True):
             total[area].addcmul_(window, weights.to(window.dtype))
             covered[area[1:]] += weights
     assert total is not None
@@ -141,20 +151,20 @@ def _groups(tops: list[int], lefts: list[int], config: InferenceConfig) -> Itera
 
 
 def _whole(model: DenseModel, batch: Batch) -> Tensor:
-    """Logits (B, K, h, w) in fp32 or better, at the head's own stride."""
-    outputs = model(batch)
-    if "logits" not in outputs or outputs["logits"].ndim != 4:
+    """The output by pixel (B, K, h, w) in fp32 or better, at the head's own stride."""
+    outputs, name = model(batch), _dense(model)
+    if name not in outputs or outputs[name].ndim != 4:
         given = {name: tuple(value.shape) for name, value in outputs.items()}
         raise UserError(
-            f"windows, several scales and flips need a head that gives logits (B, K, h, w), this one gives {given}; "
+            f"windows, several scales and flips need a head that gives {name} (B, K, h, w), this one gives {given}; "
             "set mode: whole, scales: [1.0], flip: false"
         )
-    logits = outputs["logits"]
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    maps = outputs[name]
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))
 
 
-def _resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    return logits if logits.shape[-2:] == size else F.interpolate(logits, size=size, mode="bilinear")
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return maps if maps.shape[-2:] == size else F.interpolate(maps, size=size, mode="bilinear")
 
 
 def _resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -104,7 +104,7 @@ def test_missing_predictions_are_warned_of_and_left_out(
     save(folders[0] / "b.png", [[0, 1]])
     assert cli.run(score.main, ["miou", *map(str, folders), "--classes", "3", "--ignore", "255"]) == cli.DONE
     output = capsys.readouterr()
-    assert "warning: only 1 of 2 masks have a prediction and are scored; missing: b" in output.err
+    assert "warning: only 1 of 2 files have a prediction and are scored; missing: b" in output.err
     assert "mIoU 100.00%" in output.out
 
 
@@ -159,3 +159,15 @@ def test_empty_and_absent_folders_are_named(
     (tmp_path / "empty").mkdir()
     assert "holds no predictions" in message(score, capsys, (folders[0], tmp_path / "empty"), "--classes", "3")
     assert "is not a folder" in message(score, capsys, (folders[0], tmp_path / "absent"), "--classes", "3")
+
+
+def test_dice_and_boundary_iou_are_counted_along(
+    score: ModuleType, capsys: pytest.CaptureFixture[str], folders: tuple[Path, Path]
+) -> None:
+    save(folders[1] / "town" / "a.png", [[0, 0], [2, 1]])
+    plain = scores(score, capsys, folders, "--classes", "4", "--ignore", "255")
+    result = scores(score, capsys, folders, "--classes", "4", "--ignore", "255", "--dice", "--boundary")
+    assert {name: result[name] for name in plain} == plain
+    assert result["Dice"] == [pytest.approx(2 / 3), 0.0, 1.0, None]
+    assert result["mDice"] == pytest.approx(5 / 9)
+    assert result["BoundaryIoU"] == [0.5, 0.0, 1.0, None]  # in so small a picture every pixel is at a border

@@ -201,3 +201,77 @@ def test_a_stride_that_leaves_gaps_is_refused() -> None:
 def test_heads_without_logits_by_pixel_are_refused_beyond_the_whole_picture(options: dict[str, object]) -> None:
     with pytest.raises(UserError, match=r"need a head that gives logits \(B, K, h, w\).*set mode: whole"):
         infer(Fake(lambda images: images.mean(dim=(2, 3))), pictures(), InferenceConfig.model_validate(options))
+
+
+class Deep(Remember):
+    """A head of depth that keeps what it was given."""
+
+    dense = "depth"
+    num_classes = 0
+
+    def predict(self, outputs: Outputs, batch: Batch) -> Predictions:
+        self.seen = outputs["depth"]
+        return [
+            F.interpolate(depth[None], size, mode="bilinear")[0, 0]
+            for depth, size in zip(outputs["depth"], batch["sizes"], strict=True)
+        ]
+
+
+class FakeDepth(Fake):
+    """Depth made of one function of float images."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(function)
+        self.head = Deep()
+
+    def forward(self, batch: Batch) -> Outputs:
+        return {"depth": super().forward(batch)["logits"]}
+
+
+def depth(function: Callable[[Tensor], Tensor], batch: Batch, **options: object) -> Tensor:
+    model = FakeDepth(function)
+    predictions = infer(model, batch, InferenceConfig.model_validate(options))
+    assert [tuple(p.shape) for p in predictions] == batch["sizes"]
+    return model.head.seen
+
+
+def metres(images: Tensor) -> Tensor:
+    return images.sum(dim=1, keepdim=True) * 3 + 0.5
+
+
+@pytest.mark.parametrize("options", [{}, {"scales": (1.0, 1.0)}, {"flip": True}])
+def test_windows_and_views_of_depth_are_averaged_as_they_are(options: dict[str, object]) -> None:
+    batch = pictures()
+    whole = metres(batch["images"] / 255)
+    torch.testing.assert_close(depth(metres, batch, **options), whole, rtol=0, atol=1e-5)
+    slid = depth(metres, batch, mode="sliding", window=20, **options)
+    torch.testing.assert_close(slid, whole, rtol=0, atol=1e-5)
+
+
+def test_flips_of_depth_give_the_mean_in_metres() -> None:
+    def lopsided(images: Tensor) -> Tensor:
+        return metres(images) + torch.linspace(0, 4, images.shape[-1])
+
+    batch = pictures()
+    images = batch["images"] / 255
+    expected = (lopsided(images) + lopsided(images.flip(-1)).flip(-1)) / 2
+    torch.testing.assert_close(depth(lopsided, batch, flip=True), expected, rtol=0, atol=1e-5)
+
+
+def test_scales_of_a_constant_picture_have_one_depth() -> None:
+    batch: Batch = {"images": torch.full((2, 3, 50, 67), 90, dtype=torch.uint8), "sizes": [(50, 67), (100, 130)]}
+    many = depth(metres, batch, mode="sliding", window=32, scales=[0.5, 1.0, 1.75], flip=True)
+    torch.testing.assert_close(many, metres(batch["images"] / 255), rtol=0, atol=1e-5)
+
+
+def test_a_model_of_depth_is_left_untouched_by_averaging() -> None:
+    """The views' own outputs may be kept by the model; the mean is made beside them."""
+    kept: list[Tensor] = []
+
+    def keeping(images: Tensor) -> Tensor:
+        kept.append(metres(images))
+        return kept[-1]
+
+    batch = pictures()
+    depth(keeping, batch, scales=(1.0, 1.0))
+    assert torch.equal(kept[0], metres(batch["images"] / 255))

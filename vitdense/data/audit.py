@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdense.contracts import IGNORE, Samples
+from vitdense.contracts import IGNORE, Sample, Samples
 from vitdense.data.images import read_image, read_size
 from vitdense.data.pairs import Pair, size_fault
 from vitdense.errors import DataError
@@ -24,22 +24,28 @@ MAX_TOLD = 10
 """So many faults of one kind are told one by one, the others counted."""
 
 THREADS = 8
+MEASURED: tuple[str, ...] = ("measured",)
+"""What an audit of depth counts in place of classes."""
+
 DRAWN = 200
 """How many samples of a data set without files are drawn for its statistics."""
 
 
 @runtime_checkable
 class InFiles(Protocol):
-    """What an audit asks of samples that lie in files."""
+    """What an audit asks of samples that lie in files: `what` (mask, depth) says what belongs to a picture, `counted`
+    names the values of `read_labels`.
+    """
 
-    classes: tuple[str, ...]
+    counted: tuple[str, ...]
+    what: str
     pairs: tuple[Pair, ...]
     faults: tuple[str, ...]
 
     def __len__(self) -> int: ...
 
     def read_labels(self, index: int) -> NDArray[np.int16]:
-        """The mask (H, W) of a pair; raises DataError."""
+        """Indices (H, W) of `counted`, and IGNORE, of a pair; raises DataError."""
 
 
 @dataclass
@@ -95,12 +101,22 @@ def survey(samples: Samples, report: Report | None = None) -> Audit:
     """A split audited completely; of a data set without files, the first samples are drawn and counted."""
     if isinstance(samples, InFiles):
         return audit_pairs(samples, limit=None, report=report)
-    audit = Audit(samples.classes, len(samples), faults=samples.audit(report=report))
+    audit = Audit(samples.classes or MEASURED, len(samples), faults=samples.audit(report=report))
     for index in range(min(DRAWN, len(samples))):
-        mask = samples[0, index]["mask"].numpy()
+        mask = _drawn(samples[0, index])
         audit.sizes[mask.shape[0], mask.shape[1]] += 1
         audit.count(mask)
     return audit
+
+
+def _drawn(sample: Sample) -> NDArray[np.integer]:
+    """The mask of a sample; of depth 0 where it was measured."""
+    return sample["mask"].numpy() if "mask" in sample else where_measured(sample["depth"].numpy())
+
+
+def where_measured(depth: NDArray[np.floating]) -> NDArray[np.int16]:
+    """depth: (H, W) metres -> 0, the index of "measured" in MEASURED, and IGNORE where there is none."""
+    return np.where(depth > 0, 0, IGNORE).astype(np.int16)
 
 
 def audit_pairs(samples: InFiles, *, limit: int | None, report: Report | None = None) -> Audit:
@@ -108,7 +124,7 @@ def audit_pairs(samples: InFiles, *, limit: int | None, report: Report | None = 
     total = len(samples)
     count = total if limit is None else min(limit, total)
     deep = {i * total // count for i in range(count)}
-    audit = Audit(samples.classes, total)
+    audit = Audit(samples.counted, total)
     faults = [("files without a partner", fault) for fault in samples.faults]
     with ThreadPoolExecutor(THREADS) as pool:
         findings = pool.map(lambda index: _inspect(samples, index, index in deep), range(total))
@@ -127,12 +143,12 @@ def audit_pairs(samples: InFiles, *, limit: int | None, report: Report | None = 
 
 def _inspect(samples: InFiles, index: int, deep: bool) -> _Finding:
     pair = samples.pairs[index]
-    if not pair.mask.exists():  # told with the pairing
+    if not (pair.mask.exists() and pair.image.exists()):  # told with the pairing
         return _Finding()
     try:
         size, drawn = read_size(pair.image), read_size(pair.mask)
         if size != drawn:
-            return _Finding("masks of another size", size_fault(pair, size, drawn), size)
+            return _Finding(f"{samples.what}s of another size", size_fault(pair, size, drawn, samples.what), size)
         if deep:
             read_image(pair.image)
     except DataError as fault:
@@ -142,7 +158,7 @@ def _inspect(samples: InFiles, index: int, deep: bool) -> _Finding:
     try:
         return _Finding(size=size, mask=samples.read_labels(index))
     except DataError as fault:
-        return _Finding("bad masks", str(fault), size)
+        return _Finding(f"bad {samples.what}s", str(fault), size)
 
 
 def _shorten(faults: Iterable[tuple[str, str]]) -> list[str]:

@@ -75,6 +75,17 @@ def read_mask(path: str | Path) -> NDArray[np.integer]:
         return values // {"L;2": 85, "L;4": 17}.get(raw, 1) if mode == "L" else values
 
 
+def read_depth(path: str | Path, scale: float) -> NDArray[np.float64]:
+    """(H, W) metres from a file with `scale` units a metre, 0 where nothing was measured.
+
+    The file must have 16 bits or more: with 8 it is a picture of depth, not a measurement.
+    """
+    values = read_mask(path)
+    if values.dtype == np.uint8:
+        raise DataError(f"{path}: a depth map is a grey PNG or TIFF of 16 bits, this file has 8")
+    return values.astype(np.float64) / scale
+
+
 def read_size(path: str | Path) -> tuple[int, int]:
     """(H, W) that reading the file would give, from its header alone."""
     with _opened(path) as image:

@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 from vitdense.contracts import IGNORE, DataConfig, Sample, Samples, Split
 from vitdense.data.audit import audit_pairs
 from vitdense.data.images import SUFFIXES, read_image, read_mask
-from vitdense.data.pairs import Pair, find_pairs, size_fault
+from vitdense.data.pairs import Pair, find_pairs, missing_files, size_fault
 from vitdense.data.transforms import Augment, Geometry, Photometric
 from vitdense.errors import DataError
 
@@ -59,25 +59,30 @@ class SegmentationDataConfig(DataConfig):
 
 @dataclass(frozen=True)
 class Labels:
-    """How values in the files become classes: `first` is that of class 0, `ignored` values become IGNORE."""
+    """How values in the files become classes: `first` is that of class 0, `ignored` values become IGNORE.
+
+    `values` has the value of each class where they are not one after the other.
+    """
 
     classes: tuple[str, ...]
     palette: tuple[Colour, ...]
     ignored: frozenset[int]
     first: int = 0
+    values: tuple[int, ...] | None = None
 
     def table(self) -> NDArray[np.int16]:
         """Class for each value 0..65535; values that mean nothing get a number that `encode` recognises."""
         table = np.full(65536, _UNKNOWN, np.int16)
-        table[self.first : self.first + len(self.classes)] = np.arange(len(self.classes))
+        table[list(self.values or range(self.first, self.first + len(self.classes)))] = np.arange(len(self.classes))
         table[[value for value in self.ignored if 0 <= value < 65536]] = IGNORE
         return table
 
     def describe(self) -> str:
         """The allowed values, for messages."""
-        last = self.first + len(self.classes) - 1
-        ignored = f", ignored: {', '.join(map(str, sorted(self.ignored)))}" if self.ignored else ""
-        return f"allowed: {self.first}..{last}{ignored}"
+        first, last = (self.first, self.first + len(self.classes) - 1)
+        stored = f"{first}..{last}" if self.values is None else _runs(self.values)
+        ignored = f", ignored: {_runs(sorted(self.ignored))}" if self.ignored else ""
+        return f"allowed: {stored}{ignored}"
 
 
 class PairedSamples(Samples):
@@ -86,6 +91,7 @@ class PairedSamples(Samples):
     def __init__(self, pairs: Sequence[Pair], labels: Labels, augment: Augment | None, faults: Sequence[str]) -> None:
         self.pairs, self.labels, self.faults = tuple(pairs), labels, tuple(faults)
         self.classes, self.palette = labels.classes, labels.palette
+        self.counted, self.what = labels.classes, "mask"
         self._augment, self._table = augment, labels.table()
 
     def __len__(self) -> int:
@@ -122,13 +128,39 @@ class PairedSamples(Samples):
 
 
 def make_samples(
-    images: Path, masks: Path, labels: Labels, config: SegmentationDataConfig, split: Split
+    images: Path,
+    masks: Path,
+    labels: Labels,
+    config: SegmentationDataConfig,
+    split: Split,
+    *,
+    image_suffix: str = "",
+    mask_suffix: str = "",
+    without: str = "",
 ) -> PairedSamples:
-    """The samples of two folders; raises DataError where there is no picture at all."""
-    pairs, faults = find_pairs(images, masks)
+    """The samples of two folders (see `find_pairs`); raises DataError where there is no picture at all."""
+    pairs, faults = find_pairs(images, masks, image_suffix=image_suffix, mask_suffix=mask_suffix, without=without)
     if not pairs:
-        raise DataError(f"{images}: no pictures ({', '.join(sorted(SUFFIXES))})")
+        raise DataError(f"{images}: no pictures ({image_suffix or ', '.join(sorted(SUFFIXES))})")
     return PairedSamples(pairs, labels, config.augment() if split == "train" else None, faults)
+
+
+def listed_samples(
+    pairs: Sequence[Pair], labels: Labels, config: SegmentationDataConfig, split: Split
+) -> PairedSamples:
+    """The samples of a split list; files that it names and that are missing are faults."""
+    return PairedSamples(pairs, labels, config.augment() if split == "train" else None, missing_files(pairs))
+
+
+def _runs(values: Sequence[int]) -> str:
+    """Sorted numbers as a reader wants them: 1, 2, 5..9."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 def colours(count: int) -> tuple[Colour, ...]:

@@ -1,4 +1,5 @@
-"""`shapes`: the embedded data set, paper shapes before paper hills; it needs no files and never repeats in training."""
+"""`shapes` and `shapes_depth`: the embedded data set, paper shapes before paper hills, which needs no files and never
+repeats in training."""
 
 from collections.abc import Callable
 
@@ -7,7 +8,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 
 from vitdense.contracts import DATA, DataConfig, Sample, Samples, Split
-from vitdense.data.scenes import CLASSES, both, render
+from vitdense.data.scenes import CLASSES, Scene, both, render
 
 PALETTE = ((44, 52, 74), (236, 90, 76), (58, 130, 214), (250, 190, 66), (146, 96, 196), (62, 176, 150))
 STREAMS: dict[Split, int] = {"train": 0, "val": 1}
@@ -30,8 +31,8 @@ class ShapesConfig(DataConfig):
 class ShapeSamples(Samples):
     """Every epoch of training draws new pictures; validation draws the same ones always, from a stream of its own."""
 
-    classes = CLASSES
-    palette = PALETTE
+    classes: tuple[str, ...] = CLASSES
+    palette: tuple[tuple[int, int, int], ...] = PALETTE
 
     def __init__(self, config: ShapesConfig, split: Split) -> None:
         self.config, self.split = config, split
@@ -40,15 +41,40 @@ class ShapeSamples(Samples):
         return self.config.train_size if self.split == "train" else self.config.val_size
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
+        number, scene = self.draw(key)
+        mask = torch.from_numpy(scene.semantic.astype(np.int16))
+        return Sample(id=f"{self.split}-{number}", image=_pixels(scene), mask=mask)
+
+    def draw(self, key: tuple[int, int]) -> tuple[int, Scene]:
+        """(epoch, index) -> the number of the scene in its stream, and the scene."""
         epoch, index = key
         number = epoch * len(self) + index if self.split == "train" else index
-        scene = render(self.config.seed, number, both(self.config.size), stream=STREAMS[self.split])
-        return Sample(
-            id=f"{self.split}-{number}",
-            image=torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1))),
-            mask=torch.from_numpy(scene.semantic.astype(np.int16)),
-        )
+        return number, render(self.config.seed, number, both(self.config.size), stream=STREAMS[self.split])
 
     def audit(self, *, limit: int | None = None, report: Callable[[str], None] | None = None) -> list[str]:
         """Drawn pictures have no faults."""
         return []
+
+
+@DATA.register("shapes_depth")
+class ShapesDepthConfig(ShapesConfig):
+    """The same pictures with their depth in metres: what is larger is nearer, and hills fade with distance."""
+
+    def build(self, split: Split) -> "ShapeDepthSamples":
+        """The samples of a split; nothing is stored, each is drawn when it is asked for."""
+        return ShapeDepthSamples(self, split)
+
+
+class ShapeDepthSamples(ShapeSamples):
+    """Depth is known everywhere, from about 2 metres to the sky at 10."""
+
+    classes = ()
+    palette = ()
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        number, scene = self.draw(key)
+        return Sample(id=f"{self.split}-{number}", image=_pixels(scene), depth=torch.from_numpy(scene.depth))
+
+
+def _pixels(scene: Scene) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1)))  # (3, H, W)

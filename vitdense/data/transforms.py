@@ -1,9 +1,9 @@
-"""Training augmentation for segmentation: scale, crop, flip and colours, drawn from (seed, epoch, index) alone."""
+"""Training augmentation for dense tasks: scale, crop, flip and colours, drawn from (seed, epoch, index) alone."""
 
 import os
 import random
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -13,6 +13,8 @@ from vitdense.contracts import IGNORE
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.int16]
+Labels = TypeVar("Labels", NDArray[np.int16], NDArray[np.float32])
+"""A mask of class indices, or depth in metres: both are resized to the nearest pixel, and metres stay metres."""
 
 PAD_COLOUR = (124, 116, 104)
 """ImageNet's mean: close to zero after normalisation, which is what padding should look like to a model."""
@@ -40,12 +42,12 @@ class Geometry:
 
 
 class Augment:
-    """(image (H, W, 3), mask (H, W)) -> the same at the crop's size; IGNORE where the picture is smaller."""
+    """(image (H, W, 3), mask (H, W)) -> the same at the crop's size; `unlabelled` where the picture is smaller."""
 
-    def __init__(self, geometry: Geometry, colours: Colours | None, *, seed: int) -> None:
-        self.geometry, self.colours, self.seed = geometry, colours, seed
+    def __init__(self, geometry: Geometry, colours: Colours | None, *, seed: int, unlabelled: int = IGNORE) -> None:
+        self.geometry, self.colours, self.seed, self.unlabelled = geometry, colours, seed, unlabelled
 
-    def __call__(self, image: Pixels, mask: Mask, *, epoch: int, index: int) -> tuple[Pixels, Mask]:
+    def __call__(self, image: Pixels, mask: Labels, *, epoch: int, index: int) -> tuple[Pixels, Labels]:
         """Cut, resize, pad, flip, recolour; equal (seed, epoch, index) give equal pixels in any worker."""
         generator = np.random.default_rng([self.seed, epoch, index])
         image, mask = cut(image, mask, self.geometry, generator)
@@ -54,7 +56,7 @@ class Augment:
         if self.colours is not None:
             image = self.colours(image, int(generator.integers(2**31)))
         height, width = self.geometry.crop
-        return pad(image, (height, width), PAD_COLOUR), pad(mask, (height, width), IGNORE)
+        return pad(image, (height, width), PAD_COLOUR), pad(mask, (height, width), self.unlabelled)
 
 
 def base_factor(size: tuple[int, int], short: int | None, long_max: int | None) -> float:
@@ -65,7 +67,7 @@ def base_factor(size: tuple[int, int], short: int | None, long_max: int | None) 
     return min(factors)
 
 
-def cut(image: Pixels, mask: Mask, geometry: Geometry, generator: np.random.Generator) -> tuple[Pixels, Mask]:
+def cut(image: Pixels, mask: Labels, geometry: Geometry, generator: np.random.Generator) -> tuple[Pixels, Labels]:
     """A random window of the scaled picture: (h, w) <= crop.
 
     The window is chosen and cut in the original, and only then resized: the same picture as resizing first, up to a
@@ -85,7 +87,7 @@ def cut(image: Pixels, mask: Mask, geometry: Geometry, generator: np.random.Gene
 
 
 def _place(
-    mask: Mask, window: tuple[int, int], category_ratio: float, generator: np.random.Generator
+    mask: NDArray[Any], window: tuple[int, int], category_ratio: float, generator: np.random.Generator
 ) -> tuple[int, int]:
     """Top and left of a window in which no class covers `category_ratio` of the labelled pixels, if ten tries find one.
 
@@ -103,7 +105,7 @@ def _place(
     return top, left
 
 
-def resize(image: Pixels, mask: Mask, size: tuple[int, int]) -> tuple[Pixels, Mask]:
+def resize(image: Pixels, mask: Labels, size: tuple[int, int]) -> tuple[Pixels, Labels]:
     """To (h, w): pictures by area averaging when they shrink, else linearly; masks by the exactly nearest pixel."""
     height, width = size
     if mask.shape == (height, width):
@@ -112,7 +114,7 @@ def resize(image: Pixels, mask: Mask, size: tuple[int, int]) -> tuple[Pixels, Ma
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     # Not INTER_NEAREST: that one takes floor(i * scale), half a pixel off from where the picture is sampled.
     labels = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8), np.asarray(labels, np.int16)
+    return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8), np.asarray(labels, mask.dtype)
 
 
 def pad(array: NDArray[Any], size: tuple[int, int], value: int | tuple[int, ...]) -> NDArray[Any]:

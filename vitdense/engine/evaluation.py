@@ -45,18 +45,20 @@ def evaluate(
             metric.update(predictions, batch)
             if panels is not None and fabric.is_global_zero:
                 for place in sorted(shown & set(range(seen, seen + len(predictions)))):
-                    panels.append(_panel(batch, predictions, place - seen, samples))
+                    panels.append(_panel(batch, predictions, place - seen, model))
             seen += len(predictions)
     if fabric.world_size > 1:
         metric.reduce(partial(sum_over_processes, fabric))
     return metric.compute(), metric
 
 
-def _panel(batch: Batch, predictions: Predictions, place: int, samples: Samples) -> Image.Image:
-    """Picture, truth and prediction of one place in a batch."""
+def _panel(batch: Batch, predictions: Predictions, place: int, model: Model) -> Image.Image:
+    """Picture, truth and prediction of one place in a batch; of depth its relative error too."""
     pixels = batch["images"][place].permute(1, 2, 0).cpu()  # (H, W, 3)
-    mask, result = batch["masks"][place].cpu(), predictions[place].cpu()
-    return pictures.panel(pixels, mask, result, samples.classes, samples.palette)
+    result = predictions[place].cpu()
+    if model.head.dense == "depth":
+        return pictures.depth_panel(pixels, batch["depth"][place].cpu(), result.float())
+    return pictures.panel(pixels, batch["masks"][place].cpu(), result, model.classes, model.palette)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

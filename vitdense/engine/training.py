@@ -60,6 +60,7 @@ class Training:
         self.metrics: dict[str, float] = {}
         self.found = find_checkpoint(fabric, recipe, resume)
         self.train_samples, self.val_samples = recipe.data.build("train"), recipe.data.build("val")
+        recipe.metric.build(self.val_samples)  # one that doesn't fit the data says so now
         if self.found is None:
             self._audit(recipe)
         torch.manual_seed(recipe.engine.seed)
@@ -217,7 +218,7 @@ class Training:
             (self.recipe.run_dir / checkpoint.RECIPE).write_text(text, encoding="utf-8")
         self.journal.say(
             f"{self.recipe.name}: {len(samples)} pictures to train on, {len(self.val_samples)} to validate,"
-            f" {len(samples.classes)} classes; {describe(self.groups)};"
+            f"{f' {len(samples.classes)} classes;' if samples.classes else ''} {describe(self.groups)};"
             f" {self.fabric.device}, {self.fabric.world_size} process(es) -> {self.recipe.run_dir}"
         )
         if backbone.load_report is not None:
@@ -242,7 +243,7 @@ class Training:
         self.seconds["evaluation"].append(seconds)
         self.journal.evaluation(self.step, self.metrics, seconds)
         if panels:
-            self.journal.picture(self.step, pictures.contact_sheet(panels, columns=2))
+            self.journal.picture(self.step, pictures.contact_sheet(panels, columns=2 if self.plain.classes else 1))
 
     def _save(self, *, required: bool, evaluated: bool) -> None:
         """A checkpoint, written by the first process; a failure is told and outlived unless it is the last one."""

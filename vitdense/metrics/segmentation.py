@@ -17,7 +17,9 @@ class MeanIoUConfig(MetricConfig):
     average: Literal["present", "all"] = "present"
 
     def build(self, samples: Samples) -> "MeanIoU":
-        """A metric for this data set's classes."""
+        """A metric for this data set's classes; UserError where it has none."""
+        if not samples.classes:
+            raise UserError("metric 'miou' needs a data set with classes; for depth take metric: {name: depth}")
         return MeanIoU(samples.classes, average=self.average)
 
 

@@ -118,3 +118,10 @@ def test_the_table_has_a_row_for_each_class(make_folder: Make) -> None:
     (table,) = tables([("val", survey(build(make_folder())))])
     assert table.row_count == 3
     assert "6 pictures" in str(table.title)
+
+
+def test_drawn_depth_is_counted_as_measured() -> None:
+    config = DATA.create("shapes_depth", {"size": 32, "val_size": 3})
+    found = survey(config.build("val")).to_json()
+    assert found["classes"] == {"measured": {"share": 1.0, "pictures": 3}}
+    assert found["sizes"] == {"32x32": 3}

@@ -145,3 +145,31 @@ def test_one_frame_does_not_show_the_direction() -> None:
     assert all(len(found) >= 10 for found in rows.values())
     spread = np.std(rows["up"] + rows["down"])
     assert abs(np.mean(rows["up"]) - np.mean(rows["down"])) < 0.8 * spread
+
+
+def test_shapes_with_depth_are_the_same_pictures_without_classes() -> None:
+    plain = build("val")
+    deep = DATA.create("shapes_depth", {"size": 48, "train_size": 10, "val_size": 5}).build("val")
+    assert (deep.classes, deep.palette) == ((), ())
+    for index in range(5):
+        sample = deep[0, index]
+        assert torch.equal(sample["image"], plain[0, index]["image"])
+        assert sample["depth"].shape == (48, 48)
+        assert sample["depth"].dtype == torch.float32
+        assert 1 < sample["depth"].min() < sample["depth"].max() <= 10
+        assert "mask" not in sample
+
+
+def test_the_depth_of_a_thing_can_be_told_from_its_size() -> None:
+    """Within what d1 forgives: a thing's depth times its radius hardly varies."""
+    errors = []
+    for index in range(40):
+        scene = render(0, index, 96)
+        for mask in scene.instances:
+            rows, columns = np.nonzero(mask)
+            side = max(rows.max() - rows.min(), columns.max() - columns.min()) + 1
+            if mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any():
+                continue
+            errors.append(np.log(scene.depth[mask].mean() * side / 96))
+    assert len(errors) > 20
+    assert np.std(errors) < np.log(1.25)

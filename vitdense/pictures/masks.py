@@ -1,4 +1,4 @@
-"""What a person looks at: masks laid over pictures, panels that compare truth and prediction, and masks as files."""
+"""Masks laid over pictures, panels that compare truth and prediction, and masks as files."""
 
 import math
 from collections.abc import Sequence
@@ -10,15 +10,25 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vitdense.contracts import IGNORE
 from vitdense.errors import UserError
+from vitdense.pictures.sheets import (
+    IGNORED_LIGHT,
+    INK,
+    MARGIN,
+    ROW_HEIGHT,
+    SWATCH,
+    TEXT_SIZE,
+    Pixels,
+    Tile,
+    as_picture,
+    enlarge,
+    hatch,
+    place_tiles,
+    width_of,
+)
 
 Palette = Sequence[tuple[int, int, int]]
-Pixels = NDArray[np.uint8]
 Mask = NDArray[np.int32]
 
-INK, MUTED, PAPER = (31, 35, 40), (101, 109, 118), (255, 255, 255)
-IGNORED_LIGHT, IGNORED_DARK = (226, 228, 232), (168, 173, 180)
-TILE_WIDTH = 560
-MARGIN, GAP, TITLE_HEIGHT, TEXT_SIZE, ROW_HEIGHT, SWATCH = 28, 16, 34, 17, 28, 16
 MOST_IN_LEGEND = 40
 
 
@@ -42,7 +52,7 @@ def overlay(image: Image.Image | ArrayLike, mask: ArrayLike, palette: Palette, *
     grey = np.asarray(Image.fromarray(picture).convert("L"), dtype=np.float32)[..., None]  # (H, W, 1)
     colours = np.asarray([*palette, IGNORED_LIGHT], dtype=np.float32)
     fill = colours[labels]  # (H, W, 3); IGNORE, -1, picks the last row
-    fill[labels == IGNORE] = _hatch(labels.shape)[labels == IGNORE]
+    fill[labels == IGNORE] = hatch(labels.shape)[labels == IGNORE]
     blended = grey + (fill - grey) * alpha
     edge = outlines(labels)
     blended[edge] += (255 - blended[edge]) * 0.8
@@ -67,26 +77,14 @@ def panel(
 ) -> Image.Image:
     """Picture, truth (where there is one) and prediction side by side, above a legend of the classes that occur."""
     picture, guess = as_picture(image), as_mask(prediction)
-    tiles = [("picture", "", Image.fromarray(_enlarge(picture)))]
+    tiles = [Tile("picture", "", Image.fromarray(enlarge(picture)))]
     labels = None if truth is None else as_mask(truth)
     if labels is not None:
-        tiles.append(("truth", "", _tile(picture, labels, palette)))
-    tiles.append(("prediction", _accuracy(labels, guess), _tile(picture, guess, palette)))
+        tiles.append(Tile("truth", "", _tile(picture, labels, palette)))
+    tiles.append(Tile("prediction", _accuracy(labels, guess), _tile(picture, guess, palette)))
     present = np.unique(guess if labels is None else np.concatenate([labels.ravel(), guess.ravel()]))
     entries = [(classes[index], palette[index]) for index in present.tolist() if index != IGNORE]
     return _lay_out(tiles, entries, ignored=bool((present == IGNORE).any()))
-
-
-def contact_sheet(panels: Sequence[Image.Image], *, columns: int = 1) -> Image.Image:
-    """Panels in rows of `columns`, each in a cell of the largest one's size."""
-    if not panels:
-        raise UserError("a contact sheet needs a panel or more")
-    width, height = max(p.width for p in panels), max(p.height for p in panels)
-    columns = min(columns, len(panels))
-    sheet = Image.new("RGB", (width * columns, height * math.ceil(len(panels) / columns)), PAPER)
-    for index, item in enumerate(panels):
-        sheet.paste(item, (index % columns * width, index // columns * height))
-    return sheet
 
 
 def save_palette_png(mask: ArrayLike, palette: Palette, path: str | Path) -> None:
@@ -100,14 +98,6 @@ def save_palette_png(mask: ArrayLike, palette: Palette, path: str | Path) -> Non
     unused = [(0, 0, 0)] * (255 - len(palette))
     picture.putpalette([part for colour in (*palette, *unused, IGNORED_LIGHT) for part in colour])
     picture.save(path, optimize=True)
-
-
-def as_picture(image: Image.Image | ArrayLike) -> Pixels:
-    """A PIL image or an array (H, W, 3) of uint8 -> that array."""
-    pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise UserError(f"a picture must be (H, W, 3) in uint8, got {pixels.shape} in {pixels.dtype}")
-    return pixels
 
 
 def as_mask(mask: ArrayLike) -> Mask:
@@ -129,14 +119,6 @@ def _check_palette(labels: Mask, palette: Palette) -> None:
         raise UserError(f"the mask holds {labels.min()}..{labels.max()}, but the palette has {len(palette)} colours")
 
 
-def _hatch(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """(H, W, 3): grey diagonal stripes."""
-    rows, columns = np.indices(shape[:2])
-    stripes = (rows + columns) // 6 % 2
-    striped: NDArray[np.float32] = np.asarray([IGNORED_LIGHT, IGNORED_DARK], dtype=np.float32)[stripes]
-    return striped
-
-
 def _accuracy(truth: Mask | None, prediction: Mask) -> str:
     if truth is None or not (truth != IGNORE).any():
         return ""
@@ -144,46 +126,32 @@ def _accuracy(truth: Mask | None, prediction: Mask) -> str:
     return f"{(truth == prediction)[labelled].mean():.1%} of pixels right"
 
 
-def _enlarge(pixels: NDArray[np.generic], resample: Image.Resampling = Image.Resampling.LANCZOS) -> NDArray[np.uint8]:
-    height, width = pixels.shape[:2]
-    size = (TILE_WIDTH, max(round(height * TILE_WIDTH / width), 1))
-    return np.asarray(Image.fromarray(pixels).resize(size, resample))
-
-
 def _tile(picture: Pixels, labels: Mask, palette: Palette) -> Image.Image:
     _check(picture, labels, palette)
-    return overlay(_enlarge(picture), _enlarge(labels, Image.Resampling.NEAREST), palette)
+    return overlay(enlarge(picture), enlarge(labels, Image.Resampling.NEAREST), palette)
 
 
 def _lay_out(
-    tiles: Sequence[tuple[str, str, Image.Image]], entries: Sequence[tuple[str, tuple[int, int, int]]], *, ignored: bool
+    tiles: Sequence[Tile], entries: Sequence[tuple[str, tuple[int, int, int]]], *, ignored: bool
 ) -> Image.Image:
-    """Titles, tiles, legend; sizes first, then one canvas."""
+    """Tiles above a legend; its rows first, since they decide on the height."""
     font = ImageFont.load_default(TEXT_SIZE)
-    width = 2 * MARGIN + len(tiles) * TILE_WIDTH + (len(tiles) - 1) * GAP
-    height = max(tile.height for _, _, tile in tiles)
     shown = entries[:MOST_IN_LEGEND]
     names = [name for name, _ in shown] + (["ignored"] if ignored else [])
     if len(entries) > len(shown):
         names.append(f"and {len(entries) - len(shown)} more")
-    places = _flow([font.getlength(name) for name in names], width - 2 * MARGIN)
+    places = _flow([font.getlength(name) for name in names], width_of(len(tiles)))
     rows = 1 + max((row for _, row in places), default=-1)
-    top = MARGIN // 2 + TITLE_HEIGHT
-    canvas = Image.new("RGB", (width, top + height + GAP + rows * ROW_HEIGHT + MARGIN // 2), PAPER)
+    canvas, top = place_tiles(tiles, rows * ROW_HEIGHT)
     draw = ImageDraw.Draw(canvas)
-    for index, (title, note, tile) in enumerate(tiles):
-        left = MARGIN + index * (TILE_WIDTH + GAP)
-        draw.text((left, top - 12), title, INK, font, anchor="ls")
-        draw.text((left + TILE_WIDTH, top - 12), note, MUTED, font, anchor="rs")
-        canvas.paste(tile, (left, top))
-    hatch = Image.fromarray(_hatch((SWATCH, SWATCH)).astype(np.uint8))
+    stripes = Image.fromarray(hatch((SWATCH, SWATCH)).astype(np.uint8))
     for index, (name, (x, row)) in enumerate(zip(names, places, strict=True)):
-        left, middle = MARGIN + round(x), top + height + GAP + row * ROW_HEIGHT + ROW_HEIGHT // 2
+        left, middle = MARGIN + round(x), top + row * ROW_HEIGHT + ROW_HEIGHT // 2
         box = (left, middle - SWATCH // 2)
         if index < len(shown):
             canvas.paste(shown[index][1], (*box, left + SWATCH, middle + SWATCH // 2))
         elif name == "ignored":
-            canvas.paste(hatch, box)
+            canvas.paste(stripes, box)
         draw.text((left + SWATCH + 8, middle), name, INK, font, anchor="lm")
     return canvas
 

@@ -1,0 +1,12 @@
+"""What a person looks at, and what tools write: masks and depth over pictures, panels, sheets, files."""
+
+from vitdense.pictures.depth import colour_depth as colour_depth
+from vitdense.pictures.depth import depth_panel as depth_panel
+from vitdense.pictures.depth import depth_range as depth_range
+from vitdense.pictures.depth import save_depth_png as save_depth_png
+from vitdense.pictures.masks import make_palette as make_palette
+from vitdense.pictures.masks import outlines as outlines
+from vitdense.pictures.masks import overlay as overlay
+from vitdense.pictures.masks import panel as panel
+from vitdense.pictures.masks import save_palette_png as save_palette_png
+from vitdense.pictures.sheets import contact_sheet as contact_sheet

@@ -1,0 +1,73 @@
+"""The arguments of tools/score.py, a function for each command."""
+
+import argparse
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from vitdense.errors import UserError
+from vitdense.metrics.depth import DepthErrorConfig
+from vitdense.regions import Crop
+
+
+def add_miou(commands: Any) -> None:
+    """`miou`: masks of classes, as pictures."""
+    miou = commands.add_parser("miou", help="masks of classes, as pictures")
+    miou.add_argument("truth", type=Path, metavar="GT_FOLDER", help="masks of the truth")
+    miou.add_argument("predictions", type=Path, metavar="PRED_FOLDER", help="predicted masks, under the same names")
+    miou.add_argument("--classes", type=int, required=True, help="how many there are")
+    miou.add_argument(
+        "--ignore", type=int, nargs="+", default=[], help="values without a label, as the files store them"
+    )
+    miou.add_argument(
+        "--reduce-zero-label",
+        choices=("truth", "both"),
+        nargs="?",
+        const="both",
+        default="none",
+        help="0 is no label and class k is stored as k + 1 (ADE20K, also `--ignore 0`): in both, or in the truth only",
+    )
+    miou.add_argument(
+        "--average",
+        choices=("present", "all"),
+        help="all: absent classes count as 0 (the default where 0 is no label, as in ADE20K's devkit); else present",
+    )
+    miou.add_argument("--dice", action="store_true", help="Dice too, over the classes that occur")
+    miou.add_argument("--boundary", action="store_true", help="Boundary IoU too, over the classes that occur")
+    miou.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def add_depth(commands: Any) -> None:
+    """`depth`: maps of metres in 16-bit files."""
+    depth = commands.add_parser("depth", help="maps of depth, as 16-bit pictures")
+    depth.add_argument("truth", type=Path, metavar="GT_FOLDER", help="depth maps of the truth, 0 where unknown")
+    depth.add_argument(
+        "predictions", type=Path, metavar="PRED_FOLDER", help="predicted maps: x.pred.png, or x.png, for x.depth.png"
+    )
+    depth.add_argument("--scale", type=_positive, required=True, help="units a metre: 1000, or 256 for KITTI")
+    depth.add_argument("--align", action="store_true", help="fit scale and shift, in depth, to each picture first")
+    depth.add_argument("--min", type=float, default=0.0, help="metres: only truth above counts (0)")
+    depth.add_argument("--max", type=_positive, help="metres: only truth below counts (no limit)")
+    depth.add_argument("--crop", choices=get_args(Crop), default="none", help="the part of the picture that counts")
+    depth.add_argument(
+        "--truth-suffix", default="", help="how its files end (.depth.png where there are such, or .png)"
+    )
+    depth.add_argument("--prediction-suffix", default="", help="how its files end (the same)")
+    depth.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def depth_config(options: argparse.Namespace) -> DepthErrorConfig:
+    """What `depth` was asked to count; UserError where the range is none."""
+    chosen = {"min_depth": options.min, "max_depth": options.max, "crop": options.crop, "align": options.align}
+    try:
+        return DepthErrorConfig.model_validate(chosen)
+    except ValidationError as error:
+        raise UserError("; ".join(f"{fault['msg']}, given {chosen}" for fault in error.errors())) from None
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
