@@ -160,7 +160,7 @@ def test_a_head_trains_or_names_an_adapter_that_helps(head: str, family: str, ad
 
 
 def check_output(head: Head, outputs: Outputs, levels: tuple[Level, ...]) -> None:
-    """(B, K, h, w) of whole pixels, of a level's cells or their quarters, or (B, ..., K), with a class for nothing or without."""
+    """(B, K, h, w) of pixels, of a level's cells or their quarters; or (B, ..., K), with a class for nothing or without."""
     given = outputs[head.dense or "logits"]
     if given.ndim == 4:
         sizes = [tuple(math.ceil(n / stride) for n in SIZE) for stride in {1, 2, *(level.stride for level in levels)}]
