@@ -61,6 +61,10 @@ class LinearDepthConfig(DepthConfig):
     norm: Literal["batch", "none"] = "batch"
     use_levels: tuple[int, ...] | None = None
 
+    def reads_all(self) -> bool:
+        """All are, unless some are picked."""
+        return self.use_levels is None
+
     def build(self, levels: tuple[Level, ...]) -> "LinearDepth":
         """A linear head for any levels."""
         return LinearDepth(self, levels)

@@ -160,11 +160,13 @@ def test_a_head_trains_or_names_an_adapter_that_helps(head: str, family: str, ad
 
 
 def check_output(head: Head, outputs: Outputs, levels: tuple[Level, ...]) -> None:
-    """(B, K, h, w) of pixels, of a level's cells or their quarters; or (B, ..., K), with a class for nothing or without."""
+    """(B, K, h, w) of pixels, a level's cells or quarters; or (B, ..., K), with a class for nothing or without."""
     given = outputs[head.dense or "logits"]
     if given.ndim == 4:
         sizes = [tuple(math.ceil(n / stride) for n in SIZE) for stride in {1, 2, *(level.stride for level in levels)}]
-        sizes += [tuple(math.ceil(n / level.stride) * 4 for n in SIZE) for level in levels]  # probes draw cells in four
+        # Probes of depth draw cells in four; a patch of 14 can't be cut to the picture then.
+        sizes += [tuple(math.ceil(n / level.stride) * 4 for n in SIZE) for level in levels]
+        sizes += [tuple(math.ceil(n / level.stride * 4) for n in SIZE) for level in levels]
         assert given.shape[:2] == (2, 1 if head.dense == DEPTH else CLASSES)
         assert tuple(given.shape[2:]) in sizes
     else:
