@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from heads.segmentation import SegmentationConfig, SegmentationHead, classifier, resize
 from vitdense.contracts import HEADS, Batch, Level, Outputs
 from vitdense.errors import UserError
+from vitdense.layers.eager import is_bare
+from vitdense.ops.fusion import conv_of_resized
 
 
 @HEADS.register("upernet")
@@ -63,10 +65,12 @@ class PyramidDecoder(nn.Module):
             nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvBlock(channels[-1], width, kernel_size=1))
             for scale in config.pool_scales
         )
-        self.bottleneck = ConvBlock(channels[-1] + len(config.pool_scales) * width, width, kernel_size=3)
+        joined = channels[-1] + len(config.pool_scales) * width
+        self.bottleneck = FusionBlock(joined, width, kernel_size=3, align_corners=config.align_corners)
         self.lateral_convs = nn.ModuleList(ConvBlock(size, width, kernel_size=1) for size in channels[:-1])
         self.fpn_convs = nn.ModuleList(ConvBlock(width, width, kernel_size=3) for _ in channels[:-1])
-        self.fpn_bottleneck = ConvBlock(len(channels) * width, width, kernel_size=3)
+        joined = len(channels) * width
+        self.fpn_bottleneck = FusionBlock(joined, width, kernel_size=3, align_corners=config.align_corners)
         self.dropout = nn.Dropout2d(config.dropout)
 
     def forward(self, features: list[Tensor]) -> Tensor:
@@ -77,16 +81,13 @@ class PyramidDecoder(nn.Module):
             fused.append(above + self._resize(fused[-1], above))
         top, *lower = fused
         finest_first = [conv(maps) for conv, maps in zip(self.fpn_convs, reversed(lower), strict=True)] + [top]
-        aligned = [self._resize(maps, finest_first[0]) for maps in finest_first]
-        maps = self.fpn_bottleneck(torch.cat(aligned, dim=1))
-        logits: Tensor = self.classifier(self.dropout(maps))
+        logits: Tensor = self.classifier(self.dropout(self.fpn_bottleneck(finest_first)))
         return logits
 
     def _pool(self, coarsest: Tensor) -> Tensor:
         if self.training and len(coarsest) == 1:
             self._check_batch_norm(coarsest)
-        pooled = [self._resize(module(coarsest), coarsest) for module in self.psp_modules]
-        maps: Tensor = self.bottleneck(torch.cat([coarsest, *pooled], dim=1))
+        maps: Tensor = self.bottleneck([coarsest, *(module(coarsest) for module in self.psp_modules)])
         return maps
 
     def _resize(self, maps: Tensor, like: Tensor) -> Tensor:
@@ -132,7 +133,28 @@ class ConvBlock(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """maps: (B, C, H, W) -> (B, C_out, H, W)."""
         out: Tensor = self.batch_norm(self.conv(maps))
-        return out.relu()
+        return out.relu_()
+
+
+class FusionBlock(ConvBlock):
+    """The same over several maps, joined at the size of the first."""
+
+    def __init__(self, channels: int, out_channels: int, *, kernel_size: int, align_corners: bool) -> None:
+        super().__init__(channels, out_channels, kernel_size=kernel_size)
+        self.align_corners = align_corners
+
+    def forward(self, maps: list[Tensor]) -> Tensor:  # type: ignore[override]
+        """maps: (B, C_i, h_i, w_i), the first the largest -> (B, C_out, h_0, w_0)."""
+        size = (maps[0].shape[-2], maps[0].shape[-1])
+        if not is_bare(nn.Conv2d, self.conv):
+            return super().forward(
+                torch.cat([resize(each, size, align_corners=self.align_corners) for each in maps], 1)
+            )
+        padding = self.conv.kernel_size[0] // 2
+        out: Tensor = self.batch_norm(
+            conv_of_resized(maps, self.conv.weight, size=size, align_corners=self.align_corners, padding=padding)
+        )
+        return out.relu_()
 
 
 def check_pyramid(levels: tuple[Level, ...]) -> None:
