@@ -155,3 +155,16 @@ def test_a_copy_gives_the_same_logits() -> None:
     head = create_head("upernet", LEVELS, num_classes=5, channels=8).eval()
     features = maps(50, 67)
     torch.testing.assert_close(copy.deepcopy(head)(features, {}), head(features, {}), rtol=0, atol=0)
+
+
+def test_nothing_is_folded_where_somebody_listens() -> None:
+    head = create_head("upernet", LEVELS, num_classes=5, channels=8, auxiliary_weight=0.0)
+    randomise(head)
+    features, seen = maps(50, 67), []
+    with torch.no_grad():
+        expected = head.eval()(features, {})["logits"]
+        for name, module in head.named_modules():
+            if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+                module.register_forward_hook(lambda *_, name=name: seen.append(name))
+        torch.testing.assert_close(head(features, {})["logits"], expected, rtol=0, atol=1e-5)
+    assert set(seen) == {name.rpartition(".")[0] for name, each in head.named_parameters() if name.endswith("weight")}
