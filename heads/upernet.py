@@ -138,10 +138,13 @@ class ConvBlock(nn.Module):
         return out.relu_()
 
     def _folds(self, maps: Tensor) -> bool:
-        """Whether the norm is but a factor and an offset, and nobody looks at what is between."""
+        """Whether the norm is but a factor and an offset, and nobody looks at what is between.
+
+        Then that is never made, nor kept for a backward pass; gradients reach the norm's parameters through the weight.
+        """
         norm = self.batch_norm
         return (
-            not (torch.is_grad_enabled() or norm.training)
+            not norm.training
             and is_bare(nn.Conv2d, self.conv)
             and is_bare(nn.BatchNorm2d, norm)
             and runs_eagerly(maps, self.conv.weight)

@@ -82,12 +82,23 @@ def test_equals_transformers_in_training_with_its_auxiliary_head(dtype: torch.dt
         torch.testing.assert_close(head.get_buffer(name), buffer, rtol=0, atol=bound)
 
 
-def test_gradients_equal_those_of_transformers() -> None:
+def freeze_norms(module: nn.Module) -> None:
+    for each in module.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            each.eval()
+
+
+@pytest.mark.parametrize("frozen_norms", [False, True])
+def test_gradients_equal_those_of_transformers(frozen_norms: bool) -> None:
     head, reference = pair(torch.float64)
     features = maps(70, 90, dtype=torch.float64)
-    outputs = head.train()(features, {})
-    (outputs["logits"].square().mean() + outputs["auxiliary_logits"].square().mean()).backward()
     reference.train()
+    head.train()
+    if frozen_norms:
+        freeze_norms(reference)
+        freeze_norms(head)
+    outputs = head(features, {})
+    (outputs["logits"].square().mean() + outputs["auxiliary_logits"].square().mean()).backward()
     loss = reference.decode_head(features).square().mean() + reference.auxiliary_head(features).square().mean()
     loss.backward()
     for name, parameter in reference.named_parameters():
@@ -145,9 +156,7 @@ def test_training_on_one_picture_works_with_frozen_norms_and_without_one_cell_po
     head = create_head("upernet", LEVELS, num_classes=5, channels=8, pool_scales=(2, 3))
     assert head(maps(64, 64, batch=1), {})["logits"].isfinite().all()
     frozen = create_head("upernet", LEVELS, num_classes=5, channels=8)
-    for module in frozen.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
+    freeze_norms(frozen)
     assert frozen(maps(64, 64, batch=1), {})["logits"].isfinite().all()
 
 
