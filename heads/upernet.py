@@ -138,16 +138,16 @@ class ConvBlock(nn.Module):
         return out.relu_()
 
     def _folds(self, maps: Tensor) -> bool:
-        """Whether the norm is but a factor and an offset, and nobody looks at what is between.
-
-        Then that is never made, nor kept for a backward pass; gradients reach the norm's parameters through the weight.
+        """Whether to put the norm into the weight: where it is but a factor and an offset, the weight is smaller than
+        what comes out, and nobody looks at what is between; that is then never made, nor kept for a backward pass.
         """
         norm = self.batch_norm
         return (
-            not norm.training
+            runs_eagerly(maps, self.conv.weight)  # first, since a graph for any size must not ask for one
+            and not norm.training
+            and self.conv.weight[0].numel() <= len(maps) * maps.shape[-2] * maps.shape[-1]
             and is_bare(nn.Conv2d, self.conv)
             and is_bare(nn.BatchNorm2d, norm)
-            and runs_eagerly(maps, self.conv.weight)
         )
 
     def _folded(self) -> tuple[Tensor, Tensor]:
@@ -156,7 +156,9 @@ class ConvBlock(nn.Module):
         assert norm.running_var is not None
         assert norm.running_mean is not None
         factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        return self.conv.weight * factor[:, None, None, None], norm.bias - norm.running_mean * factor
+        kind = self.conv.weight.dtype
+        weight, bias = self.conv.weight * factor[:, None, None, None], norm.bias - norm.running_mean * factor
+        return weight.to(kind), bias.to(kind)
 
 
 class FusionBlock(ConvBlock):

@@ -91,7 +91,7 @@ def freeze_norms(module: nn.Module) -> None:
 @pytest.mark.parametrize("frozen_norms", [False, True])
 def test_gradients_equal_those_of_transformers(frozen_norms: bool) -> None:
     head, reference = pair(torch.float64)
-    features = maps(70, 90, dtype=torch.float64)
+    features = maps(110, 130, dtype=torch.float64)
     reference.train()
     head.train()
     if frozen_norms:
@@ -118,6 +118,14 @@ def test_runs_as_one_exported_graph() -> None:
     features = maps(50, 67, batch=1)
     program = torch.export.export(head, (features, {}))
     torch.testing.assert_close(program.module()(features, {})["logits"], head(features, {})["logits"])
+
+
+def test_runs_as_one_exported_graph_at_any_size() -> None:
+    head = create_head("upernet", LEVELS, num_classes=5, channels=8).eval()
+    free = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(head, (maps(250, 333), {}), dynamic_shapes=([free] * 4, {}))
+    larger = maps(301, 417)
+    torch.testing.assert_close(program.module()(larger, {})["logits"], head(larger, {})["logits"], rtol=0, atol=1e-5)
 
 
 def test_without_auxiliary_weight_there_is_no_auxiliary_head() -> None:
