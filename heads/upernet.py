@@ -6,10 +6,13 @@ from itertools import pairwise
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from heads.segmentation import SegmentationConfig, SegmentationHead, classifier, resize
 from vitdense.contracts import HEADS, Batch, Level, Outputs
 from vitdense.errors import UserError
+from vitdense.layers.eager import is_bare, runs_eagerly
+from vitdense.ops.fusion import conv_of_resized
 
 
 @HEADS.register("upernet")
@@ -63,34 +66,32 @@ class PyramidDecoder(nn.Module):
             nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvBlock(channels[-1], width, kernel_size=1))
             for scale in config.pool_scales
         )
-        self.bottleneck = ConvBlock(channels[-1] + len(config.pool_scales) * width, width, kernel_size=3)
+        joined = channels[-1] + len(config.pool_scales) * width
+        self.bottleneck = FusionBlock(joined, width, kernel_size=3, align_corners=config.align_corners)
         self.lateral_convs = nn.ModuleList(ConvBlock(size, width, kernel_size=1) for size in channels[:-1])
         self.fpn_convs = nn.ModuleList(ConvBlock(width, width, kernel_size=3) for _ in channels[:-1])
-        self.fpn_bottleneck = ConvBlock(len(channels) * width, width, kernel_size=3)
+        joined = len(channels) * width
+        self.fpn_bottleneck = FusionBlock(joined, width, kernel_size=3, align_corners=config.align_corners)
         self.dropout = nn.Dropout2d(config.dropout)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """features: (B, C_i, h_i, w_i), finest first -> (B, K, h_0, w_0)."""
-        fused = [self._pool(features[-1])]
-        for lateral, feature in zip(reversed(self.lateral_convs), reversed(features[:-1]), strict=True):
-            above = lateral(feature)
-            fused.append(above + self._resize(fused[-1], above))
-        top, *lower = fused
-        finest_first = [conv(maps) for conv, maps in zip(self.fpn_convs, reversed(lower), strict=True)] + [top]
-        aligned = [self._resize(maps, finest_first[0]) for maps in finest_first]
-        maps = self.fpn_bottleneck(torch.cat(aligned, dim=1))
+        joined = self._pool(features[-1])
+        fused = [joined]
+        for i in reversed(range(len(self.lateral_convs))):
+            joined = add_resized(self.lateral_convs[i](features[i]), joined, align_corners=self.align_corners)
+            fused.insert(0, self.fpn_convs[i](joined))
+        del joined  # without a backward pass nobody needs it any more
+        maps = self.fpn_bottleneck(fused)
+        del fused
         logits: Tensor = self.classifier(self.dropout(maps))
         return logits
 
     def _pool(self, coarsest: Tensor) -> Tensor:
         if self.training and len(coarsest) == 1:
             self._check_batch_norm(coarsest)
-        pooled = [self._resize(module(coarsest), coarsest) for module in self.psp_modules]
-        maps: Tensor = self.bottleneck(torch.cat([coarsest, *pooled], dim=1))
+        maps: Tensor = self.bottleneck([coarsest, *(module(coarsest) for module in self.psp_modules)])
         return maps
-
-    def _resize(self, maps: Tensor, like: Tensor) -> Tensor:
-        return resize(maps, (like.shape[-2], like.shape[-1]), align_corners=self.align_corners)
 
     def _check_batch_norm(self, coarsest: Tensor) -> None:
         """Batch norm has no variance over one value; synchronised and frozen norms have more to go by."""
@@ -132,8 +133,62 @@ class ConvBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """maps: (B, C, H, W) -> (B, C_out, H, W)."""
+        if self._folds(maps):
+            return F.conv2d(maps, *self._folded(), padding=self.conv.padding).relu_()
         out: Tensor = self.batch_norm(self.conv(maps))
-        return out.relu()
+        return out.relu_()
+
+    def _folds(self, maps: Tensor) -> bool:
+        """Whether to put the norm into the weight: where it is but a factor and an offset, the weight is smaller than
+        what comes out, and nobody looks at what is between; that is then never made, nor kept for a backward pass.
+        """
+        norm = self.batch_norm
+        return (
+            runs_eagerly(maps, self.conv.weight)  # first, since a graph for any size must not ask for one
+            and not norm.training
+            and self.conv.weight[0].numel() <= len(maps) * maps.shape[-2] * maps.shape[-1]
+            and is_bare(nn.Conv2d, self.conv)
+            and is_bare(nn.BatchNorm2d, norm)
+        )
+
+    def _folded(self) -> tuple[Tensor, Tensor]:
+        """The convolution's weight and bias with the norm in them, made for each call."""
+        norm = self.batch_norm
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
+        factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        kind = self.conv.weight.dtype
+        weight, bias = self.conv.weight * factor[:, None, None, None], norm.bias - norm.running_mean * factor
+        return weight.to(kind), bias.to(kind)
+
+
+class FusionBlock(ConvBlock):
+    """The same over several maps, joined at the size of the first."""
+
+    def __init__(self, channels: int, out_channels: int, *, kernel_size: int, align_corners: bool) -> None:
+        super().__init__(channels, out_channels, kernel_size=kernel_size)
+        self.align_corners = align_corners
+
+    def forward(self, maps: list[Tensor]) -> Tensor:  # type: ignore[override]
+        """maps: (B, C_i, h_i, w_i), the first the largest -> (B, C_out, h_0, w_0)."""
+        size = (maps[0].shape[-2], maps[0].shape[-1])
+        if not is_bare(nn.Conv2d, self.conv):
+            return super().forward(
+                torch.cat([resize(each, size, align_corners=self.align_corners) for each in maps], 1)
+            )
+        folds = self._folds(maps[0])
+        weight, bias = self._folded() if folds else (self.conv.weight, None)
+        padding = self.conv.kernel_size[0] // 2
+        out = conv_of_resized(maps, weight, bias, size=size, align_corners=self.align_corners, padding=padding)
+        if not folds:
+            out = self.batch_norm(out)
+        return out.relu_()
+
+
+def add_resized(maps: Tensor, coarse: Tensor, *, align_corners: bool) -> Tensor:
+    """maps (B, C, H, W), coarse (B, C, h, w) -> their sum (B, C, H, W); in place of maps without a backward pass."""
+    resized = resize(coarse, (maps.shape[-2], maps.shape[-1]), align_corners=align_corners)
+    return maps + resized if torch.is_grad_enabled() else maps.add_(resized)
 
 
 def check_pyramid(levels: tuple[Level, ...]) -> None:

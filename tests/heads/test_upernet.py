@@ -82,12 +82,23 @@ def test_equals_transformers_in_training_with_its_auxiliary_head(dtype: torch.dt
         torch.testing.assert_close(head.get_buffer(name), buffer, rtol=0, atol=bound)
 
 
-def test_gradients_equal_those_of_transformers() -> None:
+def freeze_norms(module: nn.Module) -> None:
+    for each in module.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            each.eval()
+
+
+@pytest.mark.parametrize("frozen_norms", [False, True])
+def test_gradients_equal_those_of_transformers(frozen_norms: bool) -> None:
     head, reference = pair(torch.float64)
-    features = maps(70, 90, dtype=torch.float64)
-    outputs = head.train()(features, {})
-    (outputs["logits"].square().mean() + outputs["auxiliary_logits"].square().mean()).backward()
+    features = maps(110, 130, dtype=torch.float64)
     reference.train()
+    head.train()
+    if frozen_norms:
+        freeze_norms(reference)
+        freeze_norms(head)
+    outputs = head(features, {})
+    (outputs["logits"].square().mean() + outputs["auxiliary_logits"].square().mean()).backward()
     loss = reference.decode_head(features).square().mean() + reference.auxiliary_head(features).square().mean()
     loss.backward()
     for name, parameter in reference.named_parameters():
@@ -107,6 +118,14 @@ def test_runs_as_one_exported_graph() -> None:
     features = maps(50, 67, batch=1)
     program = torch.export.export(head, (features, {}))
     torch.testing.assert_close(program.module()(features, {})["logits"], head(features, {})["logits"])
+
+
+def test_runs_as_one_exported_graph_at_any_size() -> None:
+    head = create_head("upernet", LEVELS, num_classes=5, channels=8).eval()
+    free = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(head, (maps(250, 333), {}), dynamic_shapes=([free] * 4, {}))
+    larger = maps(301, 417)
+    torch.testing.assert_close(program.module()(larger, {})["logits"], head(larger, {})["logits"], rtol=0, atol=1e-5)
 
 
 def test_without_auxiliary_weight_there_is_no_auxiliary_head() -> None:
@@ -145,9 +164,7 @@ def test_training_on_one_picture_works_with_frozen_norms_and_without_one_cell_po
     head = create_head("upernet", LEVELS, num_classes=5, channels=8, pool_scales=(2, 3))
     assert head(maps(64, 64, batch=1), {})["logits"].isfinite().all()
     frozen = create_head("upernet", LEVELS, num_classes=5, channels=8)
-    for module in frozen.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
+    freeze_norms(frozen)
     assert frozen(maps(64, 64, batch=1), {})["logits"].isfinite().all()
 
 
@@ -155,3 +172,16 @@ def test_a_copy_gives_the_same_logits() -> None:
     head = create_head("upernet", LEVELS, num_classes=5, channels=8).eval()
     features = maps(50, 67)
     torch.testing.assert_close(copy.deepcopy(head)(features, {}), head(features, {}), rtol=0, atol=0)
+
+
+def test_nothing_is_folded_where_somebody_listens() -> None:
+    head = create_head("upernet", LEVELS, num_classes=5, channels=8, auxiliary_weight=0.0)
+    randomise(head)
+    features, seen = maps(50, 67), []
+    with torch.no_grad():
+        expected = head.eval()(features, {})["logits"]
+        for name, module in head.named_modules():
+            if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+                module.register_forward_hook(lambda *_, name=name: seen.append(name))
+        torch.testing.assert_close(head(features, {})["logits"], expected, rtol=0, atol=1e-5)
+    assert set(seen) == {name.rpartition(".")[0] for name, each in head.named_parameters() if name.endswith("weight")}
