@@ -6,26 +6,12 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.modules import module as all_modules
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from vitdense.ops.tracing import runs_eagerly as runs_eagerly
 
 SINGLE_OR_HALF = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def runs_eagerly(*tensors: Tensor) -> bool:
-    """False while a graph is traced, under torch.func, forward-mode AD or a dispatch mode, and for unusual tensors.
-
-    There a layer must consist of torch's own operations, for others to look through.
-    """
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or is_in_torch_dispatch_mode()
-    ) and all(type(each) in (Tensor, nn.Parameter) and each.device.type in ("cpu", "cuda") for each in tensors)
 
 
 def is_bare(kind: type[nn.Module], *modules: nn.Module) -> bool:
