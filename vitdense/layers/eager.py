@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules import module as all_modules
 
-from vitdense.ops.tracing import runs_eagerly as runs_eagerly
+from vitdense.ops.eager import runs_eagerly as runs_eagerly
 
 SINGLE_OR_HALF = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -1,4 +1,4 @@
-"""When an operation may leave the plain road: write in place, and bring its own backward pass."""
+"""When an operation may leave torch's own road: work in pieces, write in place, and bring its own backward pass."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 def runs_eagerly(*tensors: Tensor) -> bool:
     """False while a graph is traced, under torch.func, forward-mode AD or a dispatch mode, and for unusual tensors.
 
-    There everything must consist of torch's own operations, for others to look through.
+    There an operation must consist of torch's own, for others to look through.
     """
     return not (
         torch.compiler.is_compiling()
