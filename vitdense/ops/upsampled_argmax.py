@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vitdense.ops.interpolation import taps
 from vitdense.ops.eager import runs_eagerly
+from vitdense.ops.interpolation import taps
 
 VALUES = {"cpu": 2**19, "cuda": 2**26}
 """Logits that are interpolated at once."""

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitdense.contracts import IGNORE
-from vitdense.ops.interpolation import grid_of
 from vitdense.ops.eager import runs_eagerly
+from vitdense.ops.interpolation import grid_of
 
 VALUES = {"cpu": 2**19, "cuda": 2**25}
 """Logits of a strip: few enough for a CPU's cache, many enough for a GPU's launches."""
