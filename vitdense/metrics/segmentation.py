@@ -94,8 +94,8 @@ def count_pairs(mask: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
         parts = (torch.split(each.reshape(-1), PIXELS) for each in (mask, prediction))
         for truth, guess in zip(*parts, strict=True):
             _check_truth(truth, num_classes)
-            classes = _as_classes(guess, num_classes).to(kind)
-            pairs = torch.add(classes, truth.to(kind), alpha=columns).add_(columns)
+            pairs = _as_classes(guess, num_classes).to(kind, copy=True)
+            pairs.add_(truth.to(kind), alpha=columns).add_(columns)
             counts += torch.bincount(pairs, minlength=columns**2)
     return counts.view(columns, columns)[1:]
 
