@@ -13,7 +13,7 @@ from heads.losses.pixels import Pixels
 @LOSSES.register("focal")
 class FocalConfig(LossConfig):
     """The mean over labelled pixels and classes, with sigmoids; `alpha` is the share of the own class, 1 - alpha that
-    of the others: as segmentation-models-pytorch's FocalLoss. Holds six full-size tensors of logits.
+    of the others: as segmentation-models-pytorch's FocalLoss. Takes the memory of 9.9 full-size tensors.
     """
 
     key: ClassVar[str] = "focal"

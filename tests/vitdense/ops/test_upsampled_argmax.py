@@ -78,6 +78,11 @@ def test_pixels_at_a_time_don_t_show(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(upsampled_argmax(logits, (33, 30)), whole)
 
 
+def test_logits_are_never_interpolated_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(F, "interpolate")
+    assert upsampled_argmax(torch.randn(2, 40, 9, 7), (33, 30)).any()
+
+
 def test_any_memory_format() -> None:
     logits = torch.randn(2, 40, 9, 7)
     expected = upsampled_argmax(logits, (33, 30))

@@ -132,6 +132,12 @@ def test_strips_don_t_show(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(gradient(single, logits), expected, rtol=1e-9, atol=1e-12)
 
 
+def test_logits_are_never_interpolated_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(F, "interpolate")
+    logits, masks = case((6, 8), (22, 30))
+    assert gradient(upsampled_cross_entropy(logits, masks), logits).any()
+
+
 def test_it_trains_after_inference_mode() -> None:
     logits, masks = case((7, 8), (23, 31))
     with torch.inference_mode():
