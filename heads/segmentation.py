@@ -73,7 +73,13 @@ class SegmentationHead(Head):
         ]
 
     def _losses(self, logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
-        pixels = Pixels(logits, masks, self.align_corners, self.class_weights, self.label_smoothing)
+        pixels = Pixels(
+            logits,
+            masks,
+            align_corners=self.align_corners,
+            class_weights=self.class_weights,
+            label_smoothing=self.label_smoothing,
+        )
         return {f"loss_{loss.key}": loss.weight * loss.loss(pixels) for loss in self.chosen_losses}
 
 

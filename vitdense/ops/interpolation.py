@@ -111,7 +111,7 @@ class Grid:
         return strip.up.times(widened.view(down, -1)).view(tall * wide, -1)  # (tall * W, C)
 
     def write(self, gradient: Tensor, strip: Strip, arrived: Tensor) -> None:
-        """arrived: (pixels of the strip, C), contiguous, at what `read` gives: add what it comes from to gradient, (C, h, w)."""
+        """arrived: (pixels of the strip, C), contiguous: its way back through `read` is added to gradient (C, h, w)."""
         (wide, across), (tall, down) = self.columns.counts, strip.counts
         gathered = strip.down.times(arrived.view(tall, -1)).view(down * wide, -1)  # (down * W, C)
         narrowed = self.columns.down.repeated(down, wide).times(gathered)  # (cells, C)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from heads import create_head
 from heads.losses import LOSSES
+from vitdense.contracts import Batch, Level
 
 NAMES = LOSSES.names()
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -85,3 +87,19 @@ def test_one_class_is_defined(name: str, loss: Any) -> None:
     value = loss(name, logits, torch.randint(-1, 1, (2, 22, 30)))
     assert value.isfinite()
     assert gradient(value, logits).isfinite().all()
+
+
+def test_all_together_compile_into_one_graph() -> None:
+    head = create_head("linear", (Level(6, 4),), num_classes=5, losses=dict.fromkeys(NAMES, 1.0))
+    logits = torch.randn(2, 5, 6, 8, requires_grad=True)
+    batch: Batch = {"images": torch.zeros(2, 3, 22, 30), "masks": torch.randint(-1, 5, (2, 22, 30))}
+    compiled = torch.compile(head.losses, fullgraph=True, backend="aot_eager")
+    ours, expected = compiled({"logits": logits}, batch), head.losses({"logits": logits}, batch)
+    assert ours.keys() == expected.keys()
+
+    def grown(value: Tensor) -> Tensor:
+        return torch.autograd.grad(value, logits, retain_graph=True)[0]
+
+    for key, value in ours.items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(grown(value), grown(expected[key]), rtol=1e-5, atol=1e-6)
