@@ -7,10 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitdense.ops.eager import runs_eagerly
-from vitdense.ops.interpolation import taps
+from vitdense.ops.interpolation import grid_of, taps
 
 VALUES = {"cpu": 2**19, "cuda": 2**26}
 """Logits that are interpolated at once."""
+MIXED = 0.6
+"""The share of mixed cells from which on all pixels are interpolated, in strips of rows: a pixel of its own costs more
+than one of a strip (benchmark rows upsample_argmax_smooth and upsample_argmax_random)."""
 BLOCK = 8
 """Classes that a CPU compares by their largest before it looks for the one: argmax is slower than a maximum."""
 
@@ -20,8 +23,7 @@ def upsampled_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: bo
 
     What argmax gives of logits brought to `size` by `F.interpolate` in float32 or better; among equals the lowest
     index, and where two are equal but for their rounding, either. A class that wins at all four corners of a cell wins
-    within it, since each pixel is a mean of the corners; all other pixels are interpolated, some at a time, which costs
-    the same for all of them as strips of rows do.
+    within it, since each pixel is a mean of the corners; all other pixels are interpolated, some at a time.
     """
     precise = torch.promote_types(logits.dtype, torch.float32)
     kind = torch.uint8 if logits.shape[1] <= 255 else torch.int16
@@ -34,7 +36,7 @@ def upsampled_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: bo
     with torch.no_grad():
         down = _axis(height, size[0], align_corners, precise, logits.device)
         across = _axis(width, size[1], align_corners, precise, logits.device)
-        return torch.stack([_classes(picture.to(precise), down, across, kind) for picture in logits])
+        return torch.stack([_classes(picture.to(precise), down, across, align_corners, kind) for picture in logits])
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,18 @@ def _axis(cells: int, size: int, align_corners: bool, dtype: torch.dtype, device
     return _Axis(first.to(device), second.to(device), share.to(device))
 
 
-def _classes(logits: Tensor, down: _Axis, across: _Axis, kind: torch.dtype) -> Tensor:
+def _classes(logits: Tensor, down: _Axis, across: _Axis, align_corners: bool, kind: torch.dtype) -> Tensor:
     """logits (K, h, w) of one picture -> (H, W)."""
     (classes, height, width), blocks = logits.shape, _Blocks(logits)
-    table = blocks.table(logits)  # (h * w, K or more)
+    laid_out = blocks.lay_out(logits)  # (K or more, h, w)
+    table = laid_out.flatten(1).t().contiguous()  # (h * w, K or more)
     corners = blocks.argmax(table).to(kind).view(height, width)
     right, below = _shifted(corners, 1), _shifted(corners, 0)
     mixed = (corners != right) | (corners != below) | (corners != _shifted(right, 0))
+    if mixed.float().mean() > MIXED:
+        del table
+        return _in_strips(laid_out, blocks, (len(down.first), len(across.first)), align_corners, kind)
+    del laid_out
     open_ = 255 if kind == torch.uint8 else -1  # no class has this index
     found = corners.masked_fill(mixed, open_).index_select(0, down.first).index_select(1, across.first)
     flat, columns = found.view(-1), found.shape[1]
@@ -73,6 +80,17 @@ def _classes(logits: Tensor, down: _Axis, across: _Axis, kind: torch.dtype) -> T
         cells, shares = (torch.stack(each, dim=1) for each in zip(*pairs, strict=True))  # (N, 4)
         values = F.embedding_bag(cells, table, mode="sum", per_sample_weights=shares)
         flat[pixels] = blocks.argmax(values).to(kind)
+    return found
+
+
+def _in_strips(
+    laid_out: Tensor, blocks: "_Blocks", size: tuple[int, int], align_corners: bool, kind: torch.dtype
+) -> Tensor:
+    """laid_out (K or more, h, w) -> (H, W), every pixel interpolated."""
+    found = torch.empty(size, dtype=kind, device=laid_out.device)
+    grid = grid_of(laid_out[None], size, align_corners=align_corners, values=VALUES[laid_out.device.type])
+    for strip in grid.rows:
+        found[strip.places] = blocks.argmax(grid.read(laid_out, strip)).to(kind).view(-1, size[1])
     return found
 
 
@@ -93,13 +111,12 @@ class _Blocks:
         self.order = self.order.clamp_max(classes - 1)
         self.members = torch.arange(BLOCK, device="cpu") * self.count
 
-    def table(self, logits: Tensor) -> Tensor:
-        """logits (K, h, w) -> (h * w, K), or more where blocks are filled up."""
-        flat = logits.flatten(1)
-        return (flat if self.plain else flat[self.order]).t().contiguous()
+    def lay_out(self, logits: Tensor) -> Tensor:
+        """logits (K, h, w) -> the same, or (K or more, h, w) where blocks are filled up."""
+        return logits if self.plain else logits[self.order]
 
     def argmax(self, values: Tensor) -> Tensor:
-        """values (N, columns of the table) -> (N,): the first class of the largest."""
+        """values (N, classes as laid out) -> (N,): the first class of the largest."""
         if self.plain:
             return values.argmax(dim=1)
         largest = values

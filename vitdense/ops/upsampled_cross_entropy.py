@@ -11,7 +11,7 @@ from vitdense.contracts import IGNORE
 from vitdense.ops.eager import runs_eagerly
 from vitdense.ops.interpolation import grid_of
 
-VALUES = {"cpu": 2**19, "cuda": 2**25}
+VALUES = {"cpu": 2**20, "cuda": 2**25}
 """Logits of a strip: few enough for a CPU's cache, many enough for a GPU's launches."""
 FAINT = -60.0
 """Below this, a logarithm of a float32 probability begins to lose digits."""

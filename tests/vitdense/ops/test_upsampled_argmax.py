@@ -21,6 +21,13 @@ def upsampled(logits: Tensor, size: tuple[int, int], align_corners: bool = False
     return F.interpolate(logits.double(), size, mode="bilinear", align_corners=align_corners)
 
 
+@pytest.fixture(params=[-1.0, 1.0], ids=["in_strips", "by_cells"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either way for all maps."""
+    monkeypatch.setattr(module, "MIXED", request.param)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("classes", CLASSES)
 @pytest.mark.parametrize(("cells", "size"), SIZES)
@@ -32,6 +39,7 @@ def test_equals_argmax_of_torchs_interpolation(
         assert torch.equal(ours.long(), upsampled(logits, size, align_corners).argmax(dim=1))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("size", [(250, 333), (252, 336)])
 def test_single_and_half_precision_lose_nothing_but_rounding(dtype: torch.dtype, size: tuple[int, int]) -> None:
@@ -43,6 +51,7 @@ def test_single_and_half_precision_lose_nothing_but_rounding(dtype: torch.dtype,
         assert (exact.amax(dim=1) > won).sum() < 10
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("classes", CLASSES)
 def test_among_equals_the_lowest_index_wins(classes: int) -> None:
     """At a ratio of 4, sums of shares of small integers are exact."""
@@ -55,6 +64,7 @@ def test_among_equals_the_lowest_index_wins(classes: int) -> None:
     assert upsampled_argmax(torch.zeros(1, classes, 3, 3), (7, 8)).count_nonzero() == 0
 
 
+@pytest.mark.usefixtures("way")
 def test_a_class_second_at_all_corners_can_win_between_them() -> None:
     logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 2.0]], [[1.5, 1.5]]]])  # (1, 3, 1, 2)
     assert upsampled_argmax(logits, (1, 8)).tolist() == [[[0, 0, 0, 2, 2, 1, 1, 1]]]
@@ -71,6 +81,7 @@ def test_every_class_index_fits(classes: int, dtype: torch.dtype, size: tuple[in
     assert set(classified.flatten().tolist()) == {classes - 1, classes - 2}
 
 
+@pytest.mark.usefixtures("way")
 def test_pixels_at_a_time_don_t_show(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.randn(2, 40, 9, 7)
     whole = upsampled_argmax(logits, (33, 30))
@@ -87,6 +98,13 @@ def test_any_memory_format() -> None:
     logits = torch.randn(2, 40, 9, 7)
     expected = upsampled_argmax(logits, (33, 30))
     assert torch.equal(upsampled_argmax(logits.contiguous(memory_format=torch.channels_last), (33, 30)), expected)
+
+
+def test_the_share_of_mixed_cells_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(module, "_in_strips")
+    upsampled_argmax(smooth(40, (32, 40)), (128, 160))
+    with pytest.raises(NameError):
+        upsampled_argmax(torch.randn(2, 40, 32, 40), (128, 160))
 
 
 def test_it_compiles_into_one_graph() -> None:
