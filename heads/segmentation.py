@@ -1,23 +1,33 @@
-"""What every semantic segmentation head shares: cross entropy over the mask's pixels, and class indices at any size."""
+"""What every semantic segmentation head shares: losses over the mask's pixels, and class indices at any size."""
+
+from typing import Any
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, SerializeAsAny, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitdense.contracts import IGNORE, Batch, Head, HeadConfig, Level, Outputs, Predictions
+from heads.losses import LossConfig, Pixels, read_losses
+from vitdense.contracts import Batch, Head, HeadConfig, Level, Outputs, Predictions
 from vitdense.errors import UserError
+from vitdense.ops.upsampled_argmax import upsampled_argmax
 
 MASK_DTYPES = (torch.int16, torch.int32, torch.int64)
 
 
 class SegmentationConfig(HeadConfig):
-    """Options of every head that gives `logits` (B, K, h, w)."""
+    """Options of every head that gives `logits` (B, K, h, w); `losses` are names with weights or options."""
 
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     align_corners: bool = False
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     class_weights: tuple[PositiveFloat, ...] | None = None
+    losses: dict[str, SerializeAsAny[LossConfig]] = Field(default={"cross_entropy": 1.0}, validate_default=True)
+
+    @field_validator("losses", mode="before")
+    @classmethod
+    def _read_losses(cls, given: Any) -> dict[str, LossConfig]:
+        return read_losses(given)
 
 
 class SegmentationHead(Head):
@@ -38,48 +48,39 @@ class SegmentationHead(Head):
         self.num_classes = config.num_classes
         self.align_corners = config.align_corners
         self.label_smoothing = config.label_smoothing
+        self.chosen_losses = tuple(config.losses.values())
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
 
     def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Mean cross entropy over labelled pixels: `loss_ce`, and `loss_aux` times its weight; both () in fp32."""
+        """One entry for each of the recipe's losses, weighted, such as `loss_ce`; `loss_aux` is their sum for the
+        auxiliary logits, times its weight. Each is () in fp32, and 0 where no pixel has a label.
+        """
         masks = check_masks(outputs["logits"], batch)
-        losses = {"loss_ce": self._cross_entropy(outputs["logits"], masks)}
+        losses = self._losses(outputs["logits"], masks)
         if "auxiliary_logits" in outputs:
-            losses["loss_aux"] = self.auxiliary_weight * self._cross_entropy(outputs["auxiliary_logits"], masks)
+            auxiliary = torch.stack(list(self._losses(outputs["auxiliary_logits"], masks).values()))
+            losses["loss_aux"] = self.auxiliary_weight * auxiliary.sum()
         return losses
 
     def predict(self, outputs: Outputs, batch: Batch) -> Predictions:
         """One (H, W) tensor of class indices for each picture, uint8 up to 255 classes, else int16."""
         sizes = batch["sizes"]
         assert len(sizes) == len(outputs["logits"]), f"{len(sizes)} sizes for {len(outputs['logits'])} pictures"
-        dtype = torch.uint8 if self.num_classes <= 255 else torch.int16
-        predictions: Predictions = []
-        for logits, size in zip(outputs["logits"], sizes, strict=True):
-            resized = resize(full_precision(logits[None]), size, align_corners=self.align_corners)  # (1, K, H, W)
-            predictions.append(resized[0].argmax(dim=0).to(dtype))
-        return predictions
+        return [
+            upsampled_argmax(logits[None], (size[0], size[1]), align_corners=self.align_corners)[0]
+            for logits, size in zip(outputs["logits"], sizes, strict=True)
+        ]
 
-    def _cross_entropy(self, logits: Tensor, masks: Tensor) -> Tensor:
-        resized = resize(full_precision(logits), (masks.shape[-2], masks.shape[-1]), align_corners=self.align_corners)
-        return cross_entropy(resized, masks, weights=self.class_weights, label_smoothing=self.label_smoothing)
-
-
-def cross_entropy(
-    logits: Tensor, masks: Tensor, *, weights: Tensor | None = None, label_smoothing: float = 0.0
-) -> Tensor:
-    """logits (B, K, H, W), masks (B, H, W) int64 -> (): torch's weighted mean, but 0 where no pixel has a label.
-
-    Ignored pixels add nothing to the sum, so a batch without labels gives an exact 0 that still reaches every
-    parameter (the usual `logits.sum() * 0` overflows in half precision).
-    """
-    weights = None if weights is None else weights.to(logits.dtype)
-    labelled = masks != IGNORE
-    total = F.cross_entropy(
-        logits, masks, weight=weights, ignore_index=IGNORE, reduction="sum", label_smoothing=label_smoothing
-    )
-    count = labelled.sum().to(total.dtype) if weights is None else (weights[masks.clamp_min(0)] * labelled).sum()
-    return total / torch.where(count > 0, count, torch.ones_like(count))
+    def _losses(self, logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
+        pixels = Pixels(
+            logits,
+            masks,
+            align_corners=self.align_corners,
+            class_weights=self.class_weights,
+            label_smoothing=self.label_smoothing,
+        )
+        return {f"loss_{loss.key}": loss.weight * loss.loss(pixels) for loss in self.chosen_losses}
 
 
 def check_masks(logits: Tensor, batch: Batch) -> Tensor:

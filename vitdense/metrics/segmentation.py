@@ -9,6 +9,9 @@ from torch import Tensor
 from vitdense.contracts import IGNORE, METRICS, Batch, Metric, MetricConfig, Predictions, Samples
 from vitdense.errors import UserError
 
+PIXELS = 2**18
+"""Pixels that are counted at a time: as many as a CPU's cache holds."""
+
 
 @METRICS.register("miou")
 class MeanIoUConfig(MetricConfig):
@@ -85,12 +88,31 @@ def count_pairs(mask: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
 
     Pixels of IGNORE are left out; the last column counts predictions that are no class.
     """
-    labelled = mask != IGNORE
-    truth = mask[labelled].int()
-    if truth.numel() and not 0 <= truth.amin() <= truth.amax() < num_classes:
-        wrong = truth[(truth < 0) | (truth >= num_classes)][0].item()
-        raise UserError(f"a mask holds class {wrong}; allowed are 0..{num_classes - 1}, and {IGNORE} for no label")
-    guess = prediction[labelled].int()
-    guess = torch.where((guess < 0) | (guess >= num_classes), num_classes, guess)
     columns = num_classes + 1
-    return torch.bincount(truth * columns + guess, minlength=num_classes * columns).view(num_classes, columns)
+    # A pair is one small number, IGNORE giving a row of its own: nothing is picked out, and int16 is quick to count.
+    kind = torch.int16 if columns**2 <= torch.iinfo(torch.int16).max else torch.int32
+    counts = torch.zeros(columns**2, dtype=torch.int64, device=mask.device)
+    if mask.numel():
+        parts = (torch.split(each.reshape(-1), PIXELS) for each in (mask, prediction))
+        for truth, guess in zip(*parts, strict=True):
+            _check_truth(truth, num_classes)
+            pairs = _as_classes(guess, num_classes).to(kind, copy=True)
+            pairs.add_(truth.to(kind), alpha=columns).add_(columns)
+            counts += torch.bincount(pairs, minlength=columns**2)
+    return counts.view(columns, columns)[1:]
+
+
+def _check_truth(truth: Tensor, num_classes: int) -> None:
+    low, high = (each.item() for each in torch.aminmax(truth))
+    if low < IGNORE or high >= num_classes:
+        wrong = truth[(truth < IGNORE) | (truth >= num_classes)][0].item()
+        raise UserError(f"a mask holds class {wrong}; allowed are 0..{num_classes - 1}, and {IGNORE} for no label")
+
+
+def _as_classes(guess: Tensor, num_classes: int) -> Tensor:
+    """Class indices as they are, and `num_classes` for what is none."""
+    low, high = (each.item() for each in torch.aminmax(guess))
+    if low >= 0 and high < num_classes:
+        return guess
+    classes = guess.int()
+    return torch.where((classes < 0) | (classes >= num_classes), num_classes, classes)

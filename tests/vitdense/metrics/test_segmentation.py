@@ -75,6 +75,24 @@ def test_counts_equal_those_of_torchmetrics() -> None:
             assert torch.equal(count_pairs(truth, prediction, num_classes)[:, :-1], expected)
 
 
+@pytest.mark.parametrize("num_classes", [180, 181, 300])
+def test_many_classes_are_counted_as_by_numpy(num_classes: int) -> None:
+    """Beyond 180 a pair is no int16 any more; the pixels are more than are counted at a time."""
+    truth = torch.randint(-1, num_classes, (3, 400, 333)).to(torch.int16)
+    guess = torch.randint(-1, num_classes + 2, (3, 400, 333))
+    known = np.where((guess < 0) | (guess >= num_classes), num_classes, guess)
+    expected = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
+    labelled = truth.numpy() != -1
+    np.add.at(expected, (truth.numpy()[labelled], known[labelled]), 1)
+    np.testing.assert_array_equal(count_pairs(truth, guess, num_classes).numpy(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_predictions_of_any_integer_type_count_alike(dtype: torch.dtype) -> None:
+    truth, guess = torch.randint(-1, 40, (50, 60)), torch.randint(0, 45, (50, 60))
+    assert torch.equal(count_pairs(truth, guess.to(dtype), 40), count_pairs(truth, guess, 40))
+
+
 def test_any_split_into_batches_and_processes_gives_the_same() -> None:
     truth, prediction = torch.randint(-1, 6, (12, 9, 7)), torch.randint(0, 6, (12, 9, 7))
     whole = metric(6)
