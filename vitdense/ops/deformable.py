@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vitdense.ops.eager import runs_eagerly
+from vitdense.ops.kernels import runs_as_kernel
+
 Shapes = Sequence[tuple[int, int]]
 
 
@@ -15,10 +18,19 @@ def deformable_attention(values: Tensor, shapes: Shapes, locations: Tensor, weig
     values: (B, S, heads, d), the grids of `shapes` (h, w) one after another, row by row; locations: (B, Q, heads,
     levels, points, 2), (x, y) where 0 and 1 are a grid's outer edges; weights: (B, Q, heads, levels, points)
     -> (B, Q, heads * d). Summed in float32 at least, given back in the values' precision.
+    A kernel for GPUs, where there is one to run (`kernels.py`), takes it when no gradient is asked for.
     """
+    if runs_eagerly(values, locations, weights) and runs_as_kernel(values) and not _learns(values, locations, weights):
+        from vitdense.ops.deformable_triton import sample_by_kernel
+
+        return sample_by_kernel(values, tuple((height, width) for height, width in shapes), locations, weights)
     precise = torch.promote_types(values.dtype, torch.float32)
     read = _read_grids if torch.compiler.is_exporting() else _read_bags
     return read(values.to(precise), shapes, locations.to(precise), weights.to(precise)).to(values.dtype)
+
+
+def _learns(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
 
 
 def _read_bags(values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:

@@ -6,12 +6,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vitdense.ops import upsampled_argmax_triton, upsampled_cross_entropy_triton
+from vitdense.ops import deformable_triton, upsampled_argmax_triton, upsampled_cross_entropy_triton
 
-INDICES = ("first_down", "first_across", "starts_down", "ends_down", "starts_across", "ends_across")
+INDICES = ("grids", "first_down", "first_across", "starts_down", "ends_down", "starts_across", "ends_across")
 NUMBERS = ("own", "every")
 SIZES = (
     *("pixels", "width", "classes", "rows", "columns", "most"),
+    *("queries", "heads", "levels", "points", "step_cell", "step_head"),
     *("step_picture", "step_class", "step_row", "out_picture", "out_class", "out_row"),
 )
 TYPES = dict.fromkeys(INDICES, "*i32") | dict.fromkeys(NUMBERS, "fp32") | dict.fromkeys(SIZES, "i32")
@@ -32,3 +33,5 @@ if __name__ == "__main__":
         shared = {"smoothed": smoothed, "ignored": -1, "block": 16, "step_column": 1}
         compiles(upsampled_cross_entropy_triton._sum_losses, capability, types, tile=128, **shared)
         compiles(upsampled_cross_entropy_triton._gather_gradient, capability, types, tile=64, out_column=1, **shared)
+        types = {"values": logits, "summed": logits, "width": "i32"}
+        compiles(deformable_triton._sample, capability, types, tile=16, block=32, step_channel=1)

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from vitdense.ops import upsampled_argmax, upsampled_cross_entropy
+from vitdense.ops import deformable, upsampled_argmax, upsampled_cross_entropy
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 collect_ignore_glob = [] if INTERPRETED or torch.cuda.is_available() else ["test_*.py"]  # see test_kernels.py above
@@ -20,5 +20,5 @@ def device() -> str:
 def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU nothing but this would choose them."""
     if INTERPRETED:
-        for module in (upsampled_argmax, upsampled_cross_entropy):
+        for module in (deformable, upsampled_argmax, upsampled_cross_entropy):
             monkeypatch.setattr(module, "runs_as_kernel", lambda tensor: True)

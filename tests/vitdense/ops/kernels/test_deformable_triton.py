@@ -1,0 +1,46 @@
+"""Deformable sampling by a kernel against torch's own way."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from vitdense.ops import deformable as module
+from vitdense.ops.deformable import deformable_attention
+
+SHAPES = ((5, 7), (1, 2))
+
+
+def inputs(device: str) -> tuple[Tensor, Tensor, Tensor]:
+    values = torch.randn(2, sum(height * width for height, width in SHAPES), 2, 6)
+    # Also well beyond the edges, where nothing is to be read.
+    locations = torch.rand(2, 18, 2, 2, 2, 2) * 1.6 - 0.3
+    locations[0, 0, 0, 0] = -1e30
+    return values.to(device), locations.to(device), torch.randn(2, 18, 2, 2, 2, device=device)
+
+
+# Half of a unit in the last place; a whole one for bfloat16, which the interpreter cuts off where GPUs round.
+@pytest.mark.parametrize(
+    ("dtype", "unit"), [(torch.float32, 1e-5), (torch.float16, 2**-11), (torch.bfloat16, 2**-7)], ids=str
+)
+def test_equals_torch(dtype: torch.dtype, unit: float, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, locations, weights = inputs(device)
+    values = values.to(dtype)
+    expected = module._read_bags(values.float(), SHAPES, locations, weights)
+    monkeypatch.delattr(module, "_read_bags")
+    ours = deformable_attention(values, SHAPES, locations, weights)
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours.float(), expected, rtol=unit, atol=1e-5)
+
+
+def test_any_layout(device: str) -> None:
+    values, locations, weights = inputs(device)
+    expected = deformable_attention(values, SHAPES, locations, weights)
+    turned = values.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0)
+    ours = deformable_attention(turned, list(SHAPES), locations.mT.contiguous().mT, weights.mT.contiguous().mT)
+    assert torch.equal(ours, expected)
+
+
+def test_what_learns_takes_torchs_way(device: str) -> None:
+    values, locations, weights = inputs(device)
+    read = deformable_attention(values.requires_grad_(), SHAPES, locations, weights)
+    assert torch.autograd.grad(read.sum(), values)[0].any()
