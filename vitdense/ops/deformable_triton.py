@@ -1,7 +1,4 @@
-"""Sampling of multi-scale deformable attention by a Triton kernel, forward only; untimed, and not yet run on a GPU.
-
-Training keeps torch's way: the gradient at the values is a sum over points that lie anywhere, which torch sorts first.
-"""
+"""Sampling of multi-scale deformable attention by a Triton kernel; untimed, and not yet run on a GPU."""
 
 from functools import lru_cache
 
@@ -11,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 QUERIES = 16
-"""Queries of a program, each with one head."""
+"""Queries of a program, for one head."""
 
 
 def sample_by_kernel(values: Tensor, shapes: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor) -> Tensor:
@@ -24,7 +21,7 @@ def sample_by_kernel(values: Tensor, shapes: tuple[tuple[int, int], ...], locati
     grid = (triton.cdiv(queries, QUERIES), heads, batch)
     with torch.cuda.device_of(values):
         _sample[grid](
-            values, _grids(shapes, values.device), locations.contiguous(), weights.contiguous(), summed,
+            values, grids_of(shapes, values.device), locations.contiguous(), weights.contiguous(), summed,
             queries, heads, width, len(shapes), points, *values.stride(),
             tile=QUERIES, block=triton.next_power_of_2(width),
         )  # fmt: skip
@@ -32,7 +29,7 @@ def sample_by_kernel(values: Tensor, shapes: tuple[tuple[int, int], ...], locati
 
 
 @lru_cache(maxsize=64)
-def _grids(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+def grids_of(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     """(levels, 3): each grid's height, width and first cell; kept, since a device would wait for the copy."""
     with torch.inference_mode(False):
         sizes = torch.tensor(shapes, dtype=torch.int32, device="cpu")
@@ -61,21 +58,25 @@ def _sample(
             weight = tl.load(weights + at, mask=asked, other=0.0).to(tl.float32)
             x = tl.load(locations + at * 2, mask=asked, other=0.0).to(tl.float32) * across - 0.5
             y = tl.load(locations + at * 2 + 1, mask=asked, other=0.0).to(tl.float32) * height - 0.5
-            left, share_x = _cell_before(x, across)
-            above, share_y = _cell_before(y, height)
-            for step in tl.static_range(4):
-                column, row_of_grid = left + step % 2, above + step // 2
-                share = (share_y if step // 2 else 1 - share_y) * (share_x if step % 2 else 1 - share_x) * weight
-                inside = asked & (column >= 0) & (column < across) & (row_of_grid >= 0) & (row_of_grid < height)
-                offset = (start + row_of_grid * across + column) * step_cell
-                read = tl.load(plane + offset[:, None], mask=inside[:, None] & kept, other=0.0)
-                total += share[:, None] * read.to(tl.float32)
+            left, share_x = cell_before(x, across)
+            above, share_y = cell_before(y, height)
+            for corner in tl.static_range(4):
+                cell, inside = corner_cell(left + corner % 2, above + corner // 2, across, height, asked)
+                share = (share_y if corner // 2 else 1 - share_y) * (share_x if corner % 2 else 1 - share_x) * weight
+                place = plane + (start + cell)[:, None] * step_cell
+                total += share[:, None] * tl.load(place, mask=inside[:, None] & kept, other=0.0).to(tl.float32)
     target = summed + row[:, None] * width + channel[None, :]
     tl.store(target, total.to(summed.dtype.element_ty), mask=asked[:, None] & kept)
 
 
 @triton.jit
-def _cell_before(place, count):
+def cell_before(place, count):
     """The cell before each place and the next one's share; a place far out lies just outside, as a whole number can."""
     below = tl.floor(place)
     return tl.minimum(tl.maximum(below, -2.0), count).to(tl.int32), place - below
+
+
+@triton.jit
+def corner_cell(column, row, across, height, asked):
+    """A corner's cell within its grid, and whether there is one."""
+    return row * across + column, asked & (column >= 0) & (column < across) & (row >= 0) & (row < height)

@@ -6,13 +6,18 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vitdense.ops import deformable_triton, upsampled_argmax_triton, upsampled_cross_entropy_triton
+from vitdense.ops import (
+    deformable_gradient_triton,
+    deformable_triton,
+    upsampled_argmax_triton,
+    upsampled_cross_entropy_triton,
+)
 
-INDICES = ("grids", "first_down", "first_across", "starts_down", "ends_down", "starts_across", "ends_across")
+INDICES = ("grids", "keys", "first_down", "first_across", "starts_down", "ends_down", "starts_across", "ends_across")
 NUMBERS = ("own", "every")
 SIZES = (
     *("pixels", "width", "classes", "rows", "columns", "most"),
-    *("queries", "heads", "levels", "points", "step_cell", "step_head"),
+    *("queries", "heads", "levels", "cells", "count", "corners", "points", "step_cell", "step_head"),
     *("step_picture", "step_class", "step_row", "out_picture", "out_class", "out_row"),
 )
 TYPES = dict.fromkeys(INDICES, "*i32") | dict.fromkeys(NUMBERS, "fp32") | dict.fromkeys(SIZES, "i32")
@@ -35,3 +40,8 @@ if __name__ == "__main__":
         compiles(upsampled_cross_entropy_triton._gather_gradient, capability, types, tile=64, out_column=1, **shared)
         types = {"values": logits, "summed": logits, "width": "i32"}
         compiles(deformable_triton._sample, capability, types, tile=16, block=32, step_channel=1)
+        types |= {"above": logits, "to_values": logits, "order": "*i64", "starts": "*i64"}
+        compiles(
+            deformable_gradient_triton._at_points, capability, types, keeps=smoothed, tile=16, block=32, step_channel=1
+        )
+        compiles(deformable_gradient_triton._at_values, capability, types, tile=16, block=32)

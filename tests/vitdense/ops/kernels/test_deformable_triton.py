@@ -40,7 +40,23 @@ def test_any_layout(device: str) -> None:
     assert torch.equal(ours, expected)
 
 
-def test_what_learns_takes_torchs_way(device: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_gradients_equal_torchs(dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     values, locations, weights = inputs(device)
-    read = deformable_attention(values.requires_grad_(), SHAPES, locations, weights)
-    assert torch.autograd.grad(read.sum(), values)[0].any()
+    leaves = tuple(each.requires_grad_() for each in (values.to(dtype), locations, weights.to(dtype)))
+    exact = tuple(each.detach().float().requires_grad_() for each in leaves)
+    towards = torch.randn(2, 18, 12, device=device).to(dtype)
+    expected = torch.autograd.grad(module._read_bags(exact[0], SHAPES, *exact[1:]), exact, towards.float())
+    monkeypatch.delattr(module, "_read_bags")
+    ours = torch.autograd.grad(deformable_attention(leaves[0], SHAPES, *leaves[1:]), leaves, towards)
+    unit = 1e-5 if dtype == torch.float32 else 2**-11
+    for own, other, leaf in zip(ours, expected, leaves, strict=True):
+        assert own.dtype == leaf.dtype
+        torch.testing.assert_close(own.float(), other, rtol=0, atol=unit * other.abs().max().item())
+
+
+def test_frozen_values_get_no_gradient_and_the_others_theirs(device: str) -> None:
+    values, locations, weights = inputs(device)
+    read = deformable_attention(values, SHAPES, locations, weights.requires_grad_())
+    expected = torch.autograd.grad(module._read_bags(values, SHAPES, locations, weights).sum(), weights)[0]
+    torch.testing.assert_close(torch.autograd.grad(read.sum(), weights)[0], expected, rtol=1e-5, atol=1e-5)
