@@ -11,8 +11,8 @@ from vitdense.ops import upsampled_cross_entropy as module
 from vitdense.ops.upsampled_cross_entropy import upsampled_cross_entropy
 
 CASES = [
-    ((1, 17, 3, 3), (8, 7), False),
-    ((2, 3, 3, 2), (9, 6), True),
+    ((1, 17, 3, 2), (7, 5), False),
+    ((2, 3, 2, 3), (5, 7), True),
     ((1, 18, 9, 7), (4, 3), False),
     ((1, 3, 8, 7), (4, 3), True),
     ((1, 3, 1, 3), (5, 9), False),
@@ -68,7 +68,7 @@ def test_equals_torch_with_class_weights_and_label_smoothing(label_smoothing: fl
 
 
 def test_rows_wider_than_a_program_and_any_layout(device: str) -> None:
-    plain, masks = case((2, 3, 2, 67), (3, 140), device)
+    plain, masks = case((2, 3, 2, 67), (2, 140), device)
     logits = plain.detach().to(memory_format=torch.channels_last).requires_grad_()
     ours, theirs = upsampled_cross_entropy(logits, masks.to(torch.int16)), naive(plain, masks)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
