@@ -1,10 +1,15 @@
 """Sampling of multi-scale deformable attention in plain PyTorch (Deformable DETR, https://arxiv.org/abs/2010.04159)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from vitdense.ops.eager import runs_eagerly
+from vitdense.ops.kernels import runs_as_kernel
 
 Shapes = Sequence[tuple[int, int]]
 
@@ -15,10 +20,40 @@ def deformable_attention(values: Tensor, shapes: Shapes, locations: Tensor, weig
     values: (B, S, heads, d), the grids of `shapes` (h, w) one after another, row by row; locations: (B, Q, heads,
     levels, points, 2), (x, y) where 0 and 1 are a grid's outer edges; weights: (B, Q, heads, levels, points)
     -> (B, Q, heads * d). Summed in float32 at least, given back in the values' precision.
+    On GPUs that kernels run on (`kernels.py`), one for the sum and two for the gradients take it.
     """
+    if runs_eagerly(values, locations, weights) and runs_as_kernel(values):
+        sampled: Tensor = _Sampling.apply(
+            tuple((height, width) for height, width in shapes), values, locations, weights
+        )
+        return sampled
     precise = torch.promote_types(values.dtype, torch.float32)
     read = _read_grids if torch.compiler.is_exporting() else _read_bags
     return read(values.to(precise), shapes, locations.to(precise), weights.to(precise)).to(values.dtype)
+
+
+class _Sampling(torch.autograd.Function):
+    """The sum by a kernel, and its gradients by two."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, shapes: tuple[tuple[int, int], ...], values: Tensor, locations: Tensor, weights: Tensor
+    ) -> Tensor:
+        from vitdense.ops.deformable_triton import sample_by_kernel
+
+        ctx.shapes = shapes
+        ctx.save_for_backward(values, locations, weights)
+        return sample_by_kernel(values, shapes, locations, weights)
+
+    @staticmethod
+    @once_differentiable  # as is torch's embedding_bag
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
+        from vitdense.ops.deformable_gradient_triton import gradients_by_kernels
+
+        values, locations, weights = ctx.saved_tensors
+        return None, *gradients_by_kernels(
+            above, values, ctx.shapes, locations, weights, at_values=ctx.needs_input_grad[1]
+        )
 
 
 def _read_bags(values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from vitdense.ops.eager import runs_eagerly
 from vitdense.ops.interpolation import grid_of, taps
+from vitdense.ops.kernels import runs_as_kernel
 
 VALUES = {"cpu": 2**19, "cuda": 2**26}
 """Logits that are interpolated at once."""
@@ -24,6 +25,7 @@ def upsampled_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: bo
     What argmax gives of logits brought to `size` by `F.interpolate` in float32 or better; among equals the lowest
     index, and where two are equal but for their rounding, either. A class that wins at all four corners of a cell wins
     within it, since each pixel is a mean of the corners; all other pixels are interpolated, some at a time.
+    A kernel for GPUs, where there is one to run (`kernels.py`), interpolates all pixels, a tile at a time.
     """
     precise = torch.promote_types(logits.dtype, torch.float32)
     kind = torch.uint8 if logits.shape[1] <= 255 else torch.int16
@@ -32,6 +34,10 @@ def upsampled_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: bo
     if not runs_eagerly(logits):
         resized = F.interpolate(logits.to(precise), size, mode="bilinear", align_corners=align_corners)
         return resized.argmax(dim=1).to(kind)
+    if runs_as_kernel(logits):
+        from vitdense.ops.upsampled_argmax_triton import argmax_by_kernel
+
+        return argmax_by_kernel(logits, size, align_corners=align_corners, kind=kind)
     height, width = logits.shape[-2:]
     with torch.no_grad():
         down = _axis(height, size[0], align_corners, precise, logits.device)

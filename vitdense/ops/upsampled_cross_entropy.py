@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from vitdense.contracts import IGNORE
 from vitdense.ops.eager import runs_eagerly
 from vitdense.ops.interpolation import grid_of
+from vitdense.ops.kernels import runs_as_kernel
 
 VALUES = {"cpu": 2**20, "cuda": 2**25}
 """Logits of a strip: few enough for a CPU's cache, many enough for a GPU's launches."""
@@ -104,8 +105,26 @@ def _plain(terms: _Terms, logits: Tensor, masks: Tensor) -> Tensor:
 def _walk(terms: _Terms, logits: Tensor, masks: Tensor, gradient: Tensor | None) -> tuple[Tensor, Tensor]:
     """logits (B, K, h, w), masks (B, H, W) -> the sum over all pixels and what to divide it by, () in float64.
 
-    The sum's gradient is added to `gradient`, (B, K, h, w), if it is given.
+    The sum's gradient is added to `gradient`, (B, K, h, w) zeros, if it is given.
     """
+    total, count = (_walk_by_kernels if runs_as_kernel(logits) else _walk_by_strips)(terms, logits, masks, gradient)
+    return total, torch.where(count > 0, count, torch.ones_like(count))
+
+
+def _walk_by_kernels(terms: _Terms, logits: Tensor, masks: Tensor, gradient: Tensor | None) -> tuple[Tensor, Tensor]:
+    from vitdense.ops.upsampled_cross_entropy_triton import walk_by_kernels
+
+    return walk_by_kernels(
+        logits,
+        masks,
+        gradient,
+        align_corners=terms.align_corners,
+        weights=terms.weights,
+        label_smoothing=terms.label_smoothing,
+    )
+
+
+def _walk_by_strips(terms: _Terms, logits: Tensor, masks: Tensor, gradient: Tensor | None) -> tuple[Tensor, Tensor]:
     total, count = torch.zeros(2, dtype=torch.float64, device=logits.device)
     size = (masks.shape[-2], masks.shape[-1])
     grid = grid_of(logits, size, align_corners=terms.align_corners, values=VALUES[logits.device.type])
@@ -117,7 +136,7 @@ def _walk(terms: _Terms, logits: Tensor, masks: Tensor, gradient: Tensor | None)
                 count += pixels.count()
                 if gradient is not None:
                     grid.write(gradient[picture], strip, pixels.gradient())
-    return total, torch.where(count > 0, count, torch.ones_like(count))
+    return total, count
 
 
 class _Pixels:
