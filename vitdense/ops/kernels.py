@@ -1,4 +1,7 @@
-"""When an operation on a GPU runs as a Triton kernel (files `*_triton.py`) instead of torch's own operations."""
+"""When an operation on a GPU runs as a Triton kernel (files `*_triton.py`) instead of torch's own operations.
+
+No GPU has timed the kernels yet, so they run where they are asked for: in an environment with VITDENSE_KERNELS=1.
+"""
 
 import os
 import shutil
@@ -12,10 +15,11 @@ PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 """What kernels read; they compute in float32, so float64 takes the other way."""
 CAPABILITY = (8, 0)
 """The oldest GPUs that Triton supports."""
+SWITCH = "VITDENSE_KERNELS"
 
 
 def runs_as_kernel(tensor: Tensor) -> bool:
-    """True for a CUDA tensor of at most float32, on a GPU and a machine that Triton can compile for."""
+    """True for a CUDA tensor of at most float32, on a GPU and a machine that Triton can compile for, if asked for."""
     return has_kernels(tensor.device, tensor.dtype)
 
 
@@ -23,6 +27,7 @@ def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
     """The rule of `runs_as_kernel` for a place and a precision; imports nothing."""
     return (
         device.type == "cuda"
+        and os.environ.get(SWITCH) == "1"
         and dtype in PRECISIONS
         and can_compile()
         and torch.cuda.get_device_capability(device) >= CAPABILITY

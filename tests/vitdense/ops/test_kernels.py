@@ -43,6 +43,7 @@ def test_only_kernels_import_triton_and_nobody_imports_kernels_before_they_run()
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with everything that kernels need."""
+    monkeypatch.setenv(kernels.SWITCH, "1")
     monkeypatch.setattr(kernels, "can_compile", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
 
@@ -63,6 +64,12 @@ def test_double_precision_old_gpus_and_machines_without_triton_are_not(monkeypat
         assert not kernels.has_kernels(cuda, torch.float32)
     monkeypatch.setattr(kernels, "can_compile", lambda: False)
     assert not kernels.has_kernels(cuda, torch.float32)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_kernels_run_only_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(kernels.SWITCH)
+    assert not kernels.has_kernels(torch.device("cuda"), torch.float32)
 
 
 @pytest.mark.usefixtures("gpu")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vitdense.ops import deformable, upsampled_argmax, upsampled_cross_entropy
+from vitdense.ops.kernels import SWITCH
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 collect_ignore_glob = [] if INTERPRETED or torch.cuda.is_available() else ["test_*.py"]  # see test_kernels.py above
@@ -19,6 +20,7 @@ def device() -> str:
 @pytest.fixture(autouse=True)
 def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU nothing but this would choose them."""
+    monkeypatch.setenv(SWITCH, "1")
     if INTERPRETED:
         for module in (deformable, upsampled_argmax, upsampled_cross_entropy):
             monkeypatch.setattr(module, "runs_as_kernel", lambda tensor: True)
