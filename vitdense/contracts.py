@@ -180,10 +180,12 @@ class Sample(TypedDict, total=False):
 
 class Batch(TypedDict, total=False):
     """images (B, C, H, W), uint8 or floats in [0, 1]; masks (B, H, W); depth (B, H, W) in metres, 0 where unknown;
-    sizes: (H, W) that each prediction must have."""
+    sizes: (H, W) that each prediction must have; lean: only the head's own `losses` and `predict`, at the size of the
+    pictures, read the outputs, so that it may give others than those that it names."""
 
     ids: list[str]
     images: Tensor
+    lean: bool
     masks: Tensor
     depth: Tensor
     sizes: list[tuple[int, int]]

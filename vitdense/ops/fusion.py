@@ -45,7 +45,8 @@ def conv_of_resized(
     kind = _product_type(tensors) if runs_eagerly(*tensors) else None
     fusion = None if kind is None else _Fusion.plan(maps, weight, size, align_corners=align_corners, padding=padding)
     if kind is None or fusion is None or not fusion.last:
-        joined = torch.cat([_resize(each, size, align_corners=align_corners) for each in maps], dim=1)
+        resized = [_resize(each, size, align_corners=align_corners) for each in maps]
+        joined = resized[0] if len(resized) == 1 else torch.cat(resized, dim=1)
         return F.conv2d(joined, weight, bias, padding=padding)
     parameters = (weight.to(kind), None if bias is None else bias.to(kind))
     maps = [each.to(kind) for each in maps]
