@@ -168,8 +168,7 @@ class Adapter(nn.Module, ABC):
 
 
 class Sample(TypedDict, total=False):
-    """One picture: image (C, H, W) uint8, mask (H, W) int16 with IGNORE where unlabelled, depth (H, W) fp32 in metres
-    with 0 where nothing was measured."""
+    """image (C, H, W) uint8; mask (H, W) int16, IGNORE where unlabelled; depth (H, W) fp32 metres, 0 where unknown."""
 
     id: str
     image: Tensor
@@ -180,8 +179,7 @@ class Sample(TypedDict, total=False):
 
 class Batch(TypedDict, total=False):
     """images (B, C, H, W), uint8 or floats in [0, 1]; masks (B, H, W); depth (B, H, W) in metres, 0 where unknown;
-    sizes: (H, W) that each prediction must have; lean: only the head's own `losses` and `predict`, at the size of the
-    pictures, read the outputs, so that it may give others than those that it names."""
+    sizes: (H, W) of predictions; lean: only the head itself reads its outputs, at the pictures' size: any will do."""
 
     ids: list[str]
     images: Tensor
