@@ -11,7 +11,7 @@ from heads.segmentation import SegmentationConfig, SegmentationHead, classifier,
 from vitdense.contracts import HEADS, Batch, Level, Outputs
 from vitdense.errors import UserError
 from vitdense.layers.eager import is_bare
-from vitdense.layers.folding import conv_and_norm, folded, folds
+from vitdense.layers.folding import conv_and_norm, folded, folds, norm_in_place
 from vitdense.ops.fusion import conv_of_resized
 
 
@@ -150,11 +150,15 @@ class FusionBlock(ConvBlock):
             return super().forward(
                 torch.cat([resize(each, size, align_corners=self.align_corners) for each in maps], 1)
             )
-        is_folded = folds(maps[0], self.conv, self.batch_norm)
-        weight, bias = folded(self.conv, self.batch_norm) if is_folded else (self.conv.weight, None)
         padding = self.conv.kernel_size[0] // 2
+        is_folded, weight, bias = folds(maps[0], self.conv, self.batch_norm), self.conv.weight, None
+        in_place = is_folded and not torch.is_grad_enabled()  # the folded weight would be the largest tensor of all
+        if is_folded and not in_place:
+            weight, bias = folded(self.conv, self.batch_norm)
         out = conv_of_resized(maps, weight, bias, size=size, align_corners=self.align_corners, padding=padding)
-        if not is_folded:
+        if in_place:
+            norm_in_place(out, self.conv, self.batch_norm)
+        elif not is_folded:
             out = self.batch_norm(out)
         return out.relu_()
 
