@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from vitdense.ops.eager import runs_eagerly
 
-NUMBERS = 2**21
-"""About how many numbers a strip's transformed inputs hold."""
+TILES = 256
+"""About how many tiles of 2 x 2 outputs are made at once: few enough for a cache, many enough for products."""
 CHANNELS, CELLS = 256, 1024
 """From how many channels and cells on it is faster than torch's own convolution: fewer are too little work to share."""
 
@@ -25,7 +25,7 @@ def conv3x3(maps: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | Non
     taps, tall, wide = _transform_weight(weight), -(-height // 2), -(-width // 2)
     if out is None:
         out = maps.new_empty(len(maps), len(weight), height, width)
-    at_once = min(tall, max(1, NUMBERS // (16 * maps.shape[1] * wide)))
+    at_once = min(tall, max(1, TILES // wide))
     inputs = maps.new_empty(16 * maps.shape[1] * at_once * wide)  # written to again and again: fresh memory is slow
     products = maps.new_empty(16 * len(weight) * at_once * wide)
     for picture, into in zip(maps, out, strict=True):
