@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heads.depth import DepthConfig, DepthHead, cut_to_picture
-from heads.dpt import FusionConfig, FusionStage, check_levels, extend
+from heads.fusion import FusionConfig, FusionStage, check_levels, extend
 from vitdense.contracts import HEADS, Batch, Level, Outputs
 
 # How much finer than the patches the maps of a plain backbone become; the last is half as fine.

@@ -1,25 +1,25 @@
 """DPT: convolutional fusion of four levels from coarse to fine, for segmentation and depth (Ranftl et al. 2021,
 https://arxiv.org/abs/2103.13413); parameters are named as in transformers' DPT."""
 
-from itertools import pairwise
 from typing import Literal
 
+import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heads.depth import DepthConfig, DepthHead, cut_to_picture
-from heads.segmentation import SegmentationConfig, SegmentationHead, classifier
-from vitdense.contracts import HEADS, Batch, HeadConfig, Level, Outputs
-from vitdense.errors import UserError
+from heads.fusion import FusionConfig, FusionNeck, check_levels, enlarge
+from heads.losses.cross_entropy import CrossEntropyConfig
+from heads.segmentation import SegmentationConfig, SegmentationHead, check_masks, classifier
+from vitdense.contracts import HEADS, IGNORE, Batch, Level, Outputs, Predictions
+from vitdense.layers.eager import is_bare
+from vitdense.layers.folding import conv_and_norm, folded, folds
+from vitdense.ops.fusion import conv_of_resized
+from vitdense.ops.upsampled_argmax import upsampled_argmax
 
-
-class FusionConfig(HeadConfig):
-    """Options of the neck. `batch_norm` goes behind the residual units' convolutions, whose `bias` is there without."""
-
-    channels: PositiveInt = 256
-    batch_norm: bool = False
-    bias: bool | None = None
+NUMBERS, FEWEST = 2**22, 32
+"""About how many numbers, and at least how many channels, stand between a classifier's convolutions in inference."""
 
 
 @HEADS.register("dpt")
@@ -55,6 +55,9 @@ class DPT(SegmentationHead):
         super().__init__(config, levels)
         self.auxiliary_weight = config.auxiliary_weight
         self.finest = levels[0].stride
+        # What comes out are pixels then, and a lean batch's last resizing is left to losses and predictions.
+        self.draws_pixels = self.finest == 4
+        self.by_pixel = all(type(loss) is CrossEntropyConfig for loss in self.chosen_losses)
         self.neck = FusionNeck(config, levels)
         self.head = PixelClassifier(config.channels, self.num_classes, dropout=config.dropout)
         self.auxiliary_head = None
@@ -63,13 +66,44 @@ class DPT(SegmentationHead):
 
     def forward(self, features: list[Tensor], batch: Batch) -> Outputs:
         """features: (B, C_i, h_i, w_i), finest first -> logits (B, K, 4 h_0, 4 w_0), cut to the picture."""
-        fused = self.neck(features)
-        logits = F.interpolate(self.head(fused), scale_factor=2, mode="bilinear", align_corners=True)
-        outputs = {"logits": cut_to_picture(logits, features[0], batch, stride=self.finest, finer=4)}
+        fused = self.neck(features, resized=False)
+        size = (2 * fused.shape[-2], 2 * fused.shape[-1])
+        outputs = {}
         if self.training and self.auxiliary_head is not None:
-            auxiliary = self.auxiliary_head(fused)
+            auxiliary = self.auxiliary_head(fused, size)
             outputs["auxiliary_logits"] = cut_to_picture(auxiliary, features[0], batch, stride=self.finest, finer=2)
-        return outputs
+        coarse = self.head(fused, size)
+        del fused  # without a backward pass nobody needs it any more
+        if self.draws_pixels and batch.get("lean", False):
+            return {"coarse_logits": coarse, **outputs}
+        logits = enlarge(coarse, (2 * size[0], 2 * size[1]))
+        return {"logits": cut_to_picture(logits, features[0], batch, stride=self.finest, finer=4), **outputs}
+
+    def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """As of every head; of `coarse_logits` too, which a lean batch leaves at half of the size."""
+        if "coarse_logits" not in outputs:
+            return super().losses(outputs, batch)
+        coarse = outputs["coarse_logits"]
+        masks = check_masks(coarse, batch)
+        whole = (2 * coarse.shape[-2], 2 * coarse.shape[-1])
+        if not self.by_pixel:
+            logits = enlarge(coarse, whole)[..., : masks.shape[-2], : masks.shape[-1]]
+            return super().losses({**outputs, "logits": logits}, batch)
+        beyond = (0, whole[1] - masks.shape[-1], 0, whole[0] - masks.shape[-2])
+        losses = self._losses(coarse, F.pad(masks, beyond, value=IGNORE), align_corners=True)
+        return self._with_auxiliary(losses, outputs, masks)
+
+    def predict(self, outputs: Outputs, batch: Batch) -> Predictions:
+        """As of every head; of `coarse_logits` the last resizing is never held."""
+        if "coarse_logits" not in outputs:
+            return super().predict(outputs, batch)
+        coarse, sizes = outputs["coarse_logits"], batch["sizes"]
+        assert len(sizes) == len(coarse), f"{len(sizes)} sizes for {len(coarse)} pictures"
+        whole = (2 * coarse.shape[-2], 2 * coarse.shape[-1])
+        return [
+            upsampled_argmax(each[None], whole, align_corners=True)[0, :height, :width]
+            for each, (height, width) in zip(coarse, sizes, strict=True)
+        ]
 
 
 class DPTDepth(DepthHead):
@@ -85,85 +119,10 @@ class DPTDepth(DepthHead):
 
     def forward(self, features: list[Tensor], batch: Batch) -> Outputs:
         """features: (B, C_i, h_i, w_i), finest first -> depth (B, 1, 4 h_0, 4 w_0), cut to the picture."""
-        depth = self.head(self.neck(features)) * self.scale
+        fused = self.neck(features, resized=False)
+        size = (2 * fused.shape[-2], 2 * fused.shape[-1])
+        depth = self.head(fused, size) * self.scale
         return {"depth": cut_to_picture(depth, features[0], batch, stride=self.finest, finer=4)}
-
-
-class FusionNeck(nn.Module):
-    """A 3 x 3 convolution for each level, and fusion from the coarsest up to half of the finest stride."""
-
-    def __init__(self, config: FusionConfig, levels: tuple[Level, ...]) -> None:
-        super().__init__()
-        width = config.channels
-        strides = [level.stride for level in levels]
-        self.ratios = [strides[-1] // stride for stride in strides]
-        self.convs = nn.ModuleList(
-            nn.Conv2d(level.channels, width, kernel_size=3, padding=1, bias=False) for level in levels
-        )
-        self.fusion_stage = FusionStage(config, len(levels))
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        """features: (B, C_i, h_i, w_i), finest first -> (B, channels, 2 h_0, 2 w_0), and what it takes to be whole."""
-        rows, columns = features[-1].shape[-2:]
-        whole = [extend(each, rows * r, columns * r) for each, r in zip(features, self.ratios, strict=True)]
-        coarsest, *finer = [conv(each) for conv, each in zip(reversed(self.convs), reversed(whole), strict=True)]
-        fused: Tensor = self.fusion_stage(coarsest, finer)
-        return fused
-
-
-class FusionStage(nn.Module):
-    """A layer for each level, the coarsest first."""
-
-    def __init__(self, config: FusionConfig, count: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(FusionLayer(config, first=i == 0) for i in range(count))
-
-    def forward(self, coarsest: Tensor, finer: list[Tensor]) -> Tensor:
-        """coarsest: (B, C, h, w), finer: of growing sizes -> (B, C, 2 H, 2 W), twice the finest's size."""
-        sizes = [(each.shape[-2], each.shape[-1]) for each in [coarsest, *finer]]
-        targets = [*sizes[1:], (2 * sizes[-1][0], 2 * sizes[-1][1])]
-        fused: Tensor = coarsest
-        for layer, residual, target in zip(self.layers, [None, *finer], targets, strict=True):
-            fused = layer(fused, residual, target)
-        return fused
-
-
-class FusionLayer(nn.Module):
-    """The finer level added through a residual unit, another unit, and up to the size of the next."""
-
-    def __init__(self, config: FusionConfig, *, first: bool) -> None:
-        super().__init__()
-        self.projection = nn.Conv2d(config.channels, config.channels, kernel_size=1)
-        # transformers has one in the first layer too, and never uses it.
-        self.residual_layer1 = None if first else ResidualUnit(config)
-        self.residual_layer2 = ResidualUnit(config)
-
-    def forward(self, fused: Tensor, residual: Tensor | None, target: tuple[int, int]) -> Tensor:
-        """fused: (B, C, h, w), residual: the same -> (B, C, *target)."""
-        if self.residual_layer1 is not None:
-            fused = fused + self.residual_layer1(residual)
-        # A 1 x 1 convolution and interpolation may change places: the weights of each new cell add up to 1.
-        projected = self.projection(self.residual_layer2(fused))
-        return F.interpolate(projected, size=target, mode="bilinear", align_corners=True)
-
-
-class ResidualUnit(nn.Module):
-    """Twice ReLU and a 3 x 3 convolution, with batch norm behind it or not; added to what came in."""
-
-    def __init__(self, config: FusionConfig) -> None:
-        super().__init__()
-        width, norm = config.channels, config.batch_norm
-        bias = not norm if config.bias is None else config.bias
-        self.convolution1 = nn.Conv2d(width, width, kernel_size=3, padding=1, bias=bias)
-        self.convolution2 = nn.Conv2d(width, width, kernel_size=3, padding=1, bias=bias)
-        self.batch_norm1 = nn.BatchNorm2d(width) if norm else nn.Identity()
-        self.batch_norm2 = nn.BatchNorm2d(width) if norm else nn.Identity()
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """maps: (B, C, h, w) -> the same shape."""
-        hidden = self.batch_norm1(self.convolution1(maps.relu()))
-        out: Tensor = self.batch_norm2(self.convolution2(hidden.relu())) + maps
-        return out
 
 
 class PixelClassifier(nn.Module):
@@ -179,10 +138,42 @@ class PixelClassifier(nn.Module):
             classifier(channels, num_classes),
         )
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """maps: (B, C, h, w) -> logits (B, K, h, w)."""
-        logits: Tensor = self.head(maps)
+    def forward(self, maps: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """maps: (B, C, h, w) -> logits (B, K, h, w); of the maps resized, (B, K, *size)."""
+        conv, norm, _, dropout, classes = self.head
+        if size is not None and self._is_lean(maps):
+            return self._in_pieces(maps, size)
+        hidden = conv_of_enlarged(maps, conv, norm, size).relu_()
+        logits: Tensor = classes(dropout(hidden))
         return logits
+
+    def _is_lean(self, maps: Tensor) -> bool:
+        """Whether nothing lies between the two convolutions that needs all channels, or is kept."""
+        conv, norm, _, dropout, classes = self.head
+        assert isinstance(conv, nn.Conv2d)
+        return (
+            not torch.is_grad_enabled()
+            and folds(maps, conv, norm)
+            and not dropout.training
+            and is_bare(nn.Conv2d, classes)
+            and not torch.is_autocast_enabled(maps.device.type)
+        )
+
+    def _in_pieces(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+        """As `forward`, some channels of what lies between the convolutions at a time."""
+        conv, norm, _, _, classes = self.head
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(classes, nn.Conv2d)
+        assert classes.bias is not None
+        weight, bias = folded(conv, norm)
+        logits = classes.bias[:, None].expand(len(maps), -1, size[0] * size[1]).contiguous()  # (B, K, H * W)
+        at_once = max(FEWEST, NUMBERS // (len(maps) * size[0] * size[1]))
+        for some in torch.split(torch.arange(len(weight), device="cpu"), at_once):
+            chosen = slice(int(some[0]), int(some[-1]) + 1)
+            hidden = conv_of_resized([maps], weight[chosen], bias[chosen], size=size, align_corners=True).relu_()
+            logits.baddbmm_(classes.weight[:, chosen, 0, 0].expand(len(maps), -1, -1), hidden.flatten(2))
+            del hidden
+        return torch.unflatten(logits, 2, size)  # (B, K, H, W)
 
 
 class DepthTail(nn.Module):
@@ -205,30 +196,27 @@ class DepthTail(nn.Module):
             last,
             nn.ReLU() if config.activation == "relu" else nn.Sigmoid(),
         )
+        self.no_norm = nn.Identity()
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """maps: (B, C, h, w) -> (B, 1, 2 h, 2 w)."""
+    def forward(self, maps: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """maps: (B, C, h, w) -> (B, 1, 2 h, 2 w); of the maps resized, twice `size`."""
         if self.projection is not None:
-            maps = self.projection(maps).relu()
-        depth: Tensor = self.head(maps)
+            maps, size = conv_of_enlarged(maps, self.projection, self.no_norm, size).relu_(), None
+        first, _, second, _, last, activation = self.head
+        maps = conv_of_enlarged(maps, first, self.no_norm, size)
+        size = (2 * maps.shape[-2], 2 * maps.shape[-1])
+        depth: Tensor = activation(last(conv_of_enlarged(maps, second, self.no_norm, size).relu_()))
         return depth
 
 
-def check_levels(name: str, levels: tuple[Level, ...]) -> None:
-    """Raise UserError unless there are two levels or more, each stride a multiple of the one before."""
-    strides = [level.stride for level in levels]
-    if len(levels) < 2 or any(coarse <= fine or coarse % fine for fine, coarse in pairwise(strides)):
-        raise UserError(
-            f"{name} needs a pyramid: at least 2 levels, each stride a multiple of the one before; got strides "
-            f"{strides}. `adapter: {{name: reassemble}}` makes one of four maps of a plain ViT or a hybrid, "
-            "`adapter: {name: simple_pyramid}` of one"
-        )
-
-
-def extend(maps: Tensor, rows: int, columns: int) -> Tensor:
-    """maps: (B, C, h, w) -> (B, C, rows, columns), the last row and column repeated.
-
-    Finer levels end where the picture ends, coarser ones reach beyond; on whole cells of the coarsest all levels lie
-    upon each other, where resizing one to another would stretch it.
-    """
-    return F.pad(maps, (0, columns - maps.shape[-1], 0, rows - maps.shape[-2]), mode="replicate")
+def conv_of_enlarged(maps: Tensor, conv: nn.Module, norm: nn.Module, size: tuple[int, int] | None) -> Tensor:
+    """maps: (B, C, h, w), resized to `size`, if there is one -> (B, C_out, *size), a tensor that may be written to."""
+    assert isinstance(conv, nn.Conv2d)
+    if size is None:
+        return conv_and_norm(maps, conv, norm)
+    if not is_bare(nn.Conv2d, conv):
+        return conv_and_norm(enlarge(maps, size), conv, norm)
+    is_folded = folds(maps, conv, norm)
+    weight, bias = folded(conv, norm) if is_folded else (conv.weight, conv.bias)
+    out = conv_of_resized([maps], weight, bias, size=size, align_corners=True, padding=conv.kernel_size[0] // 2)
+    return out if is_folded else norm(out)

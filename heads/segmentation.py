@@ -57,9 +57,14 @@ class SegmentationHead(Head):
         auxiliary logits, times its weight. Each is () in fp32, and 0 where no pixel has a label.
         """
         masks = check_masks(outputs["logits"], batch)
-        losses = self._losses(outputs["logits"], masks)
+        losses = self._losses(outputs["logits"], masks, align_corners=self.align_corners)
+        return self._with_auxiliary(losses, outputs, masks)
+
+    def _with_auxiliary(self, losses: dict[str, Tensor], outputs: Outputs, masks: Tensor) -> dict[str, Tensor]:
+        """The losses, and `loss_aux` where there are auxiliary logits."""
         if "auxiliary_logits" in outputs:
-            auxiliary = torch.stack(list(self._losses(outputs["auxiliary_logits"], masks).values()))
+            found = self._losses(outputs["auxiliary_logits"], masks, align_corners=self.align_corners)
+            auxiliary = torch.stack(list(found.values()))
             losses["loss_aux"] = self.auxiliary_weight * auxiliary.sum()
         return losses
 
@@ -72,11 +77,11 @@ class SegmentationHead(Head):
             for logits, size in zip(outputs["logits"], sizes, strict=True)
         ]
 
-    def _losses(self, logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    def _losses(self, logits: Tensor, masks: Tensor, *, align_corners: bool) -> dict[str, Tensor]:
         pixels = Pixels(
             logits,
             masks,
-            align_corners=self.align_corners,
+            align_corners=align_corners,
             class_weights=self.class_weights,
             label_smoothing=self.label_smoothing,
         )

@@ -6,12 +6,12 @@ from itertools import pairwise
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from heads.segmentation import SegmentationConfig, SegmentationHead, classifier, resize
 from vitdense.contracts import HEADS, Batch, Level, Outputs
 from vitdense.errors import UserError
-from vitdense.layers.eager import is_bare, runs_eagerly
+from vitdense.layers.eager import is_bare
+from vitdense.layers.folding import conv_and_norm, folded, folds, norm_in_place
 from vitdense.ops.fusion import conv_of_resized
 
 
@@ -133,33 +133,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """maps: (B, C, H, W) -> (B, C_out, H, W)."""
-        if self._folds(maps):
-            return F.conv2d(maps, *self._folded(), padding=self.conv.padding).relu_()
-        out: Tensor = self.batch_norm(self.conv(maps))
-        return out.relu_()
-
-    def _folds(self, maps: Tensor) -> bool:
-        """Whether to put the norm into the weight: where it is but a factor and an offset, the weight is smaller than
-        what comes out, and nobody looks at what is between; that is then never made, nor kept for a backward pass.
-        """
-        norm = self.batch_norm
-        return (
-            runs_eagerly(maps, self.conv.weight)  # first, since a graph for any size must not ask for one
-            and not norm.training
-            and self.conv.weight[0].numel() <= len(maps) * maps.shape[-2] * maps.shape[-1]
-            and is_bare(nn.Conv2d, self.conv)
-            and is_bare(nn.BatchNorm2d, norm)
-        )
-
-    def _folded(self) -> tuple[Tensor, Tensor]:
-        """The convolution's weight and bias with the norm in them, made for each call."""
-        norm = self.batch_norm
-        assert norm.running_var is not None
-        assert norm.running_mean is not None
-        factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        kind = self.conv.weight.dtype
-        weight, bias = self.conv.weight * factor[:, None, None, None], norm.bias - norm.running_mean * factor
-        return weight.to(kind), bias.to(kind)
+        return conv_and_norm(maps, self.conv, self.batch_norm).relu_()
 
 
 class FusionBlock(ConvBlock):
@@ -176,11 +150,15 @@ class FusionBlock(ConvBlock):
             return super().forward(
                 torch.cat([resize(each, size, align_corners=self.align_corners) for each in maps], 1)
             )
-        folds = self._folds(maps[0])
-        weight, bias = self._folded() if folds else (self.conv.weight, None)
         padding = self.conv.kernel_size[0] // 2
+        is_folded, weight, bias = folds(maps[0], self.conv, self.batch_norm), self.conv.weight, None
+        in_place = is_folded and not torch.is_grad_enabled()  # the folded weight would be the largest tensor of all
+        if is_folded and not in_place:
+            weight, bias = folded(self.conv, self.batch_norm)
         out = conv_of_resized(maps, weight, bias, size=size, align_corners=self.align_corners, padding=padding)
-        if not folds:
+        if in_place:
+            norm_in_place(out, self.conv, self.batch_norm)
+        elif not is_folded:
             out = self.batch_norm(out)
         return out.relu_()
 

@@ -168,8 +168,7 @@ class Adapter(nn.Module, ABC):
 
 
 class Sample(TypedDict, total=False):
-    """One picture: image (C, H, W) uint8, mask (H, W) int16 with IGNORE where unlabelled, depth (H, W) fp32 in metres
-    with 0 where nothing was measured."""
+    """image (C, H, W) uint8; mask (H, W) int16, IGNORE where unlabelled; depth (H, W) fp32 metres, 0 where unknown."""
 
     id: str
     image: Tensor
@@ -180,10 +179,11 @@ class Sample(TypedDict, total=False):
 
 class Batch(TypedDict, total=False):
     """images (B, C, H, W), uint8 or floats in [0, 1]; masks (B, H, W); depth (B, H, W) in metres, 0 where unknown;
-    sizes: (H, W) that each prediction must have."""
+    sizes: (H, W) of predictions; lean: only the head itself reads its outputs, at the pictures' size: any will do."""
 
     ids: list[str]
     images: Tensor
+    lean: bool
     masks: Tensor
     depth: Tensor
     sizes: list[tuple[int, int]]

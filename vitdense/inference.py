@@ -71,6 +71,7 @@ def infer(model: DenseModel, batch: Batch, config: InferenceConfig) -> Predictio
     views = [(scale, flipped) for scale in config.scales for flipped in ((False, True) if config.flip else (False,))]
     if len(views) == 1:
         view: Batch = {**batch, "images": _resize_images(images, fit((height, width), config, config.scales[0]))}
+        view["lean"] = all(size == (height, width) == view["images"].shape[-2:] for size in batch["sizes"])
         outputs: Outputs = model(view) if config.mode == "whole" else {name: _slide(model, view, config)}
         return model.head.predict(outputs, batch)
     total: Tensor | None = None

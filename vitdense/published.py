@@ -33,7 +33,10 @@ class PaddedModel(Model):
         """batch["images"]: (B, C, H, W) -> the head's outputs by pixel, ceil(H / stride) by ceil(W / stride)."""
         images = self.normalise(batch["images"])
         padded = pad_rows_and_columns(images, self.multiple, channels_last=False)
-        outputs: Outputs = self.head(self.backbone(padded), {**batch, "images": padded})
+        lean = batch.get("lean", False) and padded.shape == images.shape
+        outputs: Outputs = self.head(self.backbone(padded), {**batch, "images": padded, "lean": lean})
+        if lean:
+            return outputs
         return {name: _cut(maps, images, padded) for name, maps in outputs.items()}
 
 

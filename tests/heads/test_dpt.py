@@ -182,6 +182,48 @@ def test_sigmoid_gives_a_share_of_the_largest_depth() -> None:
     torch.testing.assert_close(head.head(head.neck(maps(64, 96))) * 80, depth)  # type: ignore[operator]
 
 
+def lean_batch(height: int, width: int) -> Batch:
+    generator = torch.Generator().manual_seed(4)
+    masks = torch.randint(-1, 7, (2, height, width), generator=generator)
+    return {"images": torch.zeros(2, 3, height, width), "masks": masks, "sizes": [(height, width)] * 2}
+
+
+@pytest.mark.parametrize("losses", [{"cross_entropy": 1.0}, {"cross_entropy": 1.0, "boundary": 1.0}], ids=str)
+@pytest.mark.parametrize("size", [(64, 96), (50, 67)], ids=str)
+def test_a_lean_batch_learns_the_same(size: tuple[int, int], losses: dict[str, float]) -> None:
+    head, _ = pair("dpt", torch.float64)
+    loaded = head.state_dict()
+    head = create_head("dpt", LEVELS, num_classes=7, channels=WIDTH, dropout=0.0, losses=losses).double()
+    head.load_state_dict(loaded)
+    head.auxiliary_head.head[3].p = 0.0  # type: ignore[union-attr,index]
+    batch, grown = lean_batch(*size), []
+    for lean in (False, True):
+        features = [each.requires_grad_() for each in maps(*size, batch=2, dtype=torch.float64)]
+        outputs = head(features, {**batch, "lean": lean})
+        assert ("coarse_logits" in outputs) == lean
+        found = head.losses(outputs, batch)
+        gradients = torch.autograd.grad(torch.stack(list(found.values())).sum(), [*features, *head.parameters()])
+        grown.append([*found.values(), *gradients])
+    torch.testing.assert_close(*grown, rtol=1e-9, atol=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 96), (50, 67)], ids=str)
+def test_a_lean_batch_is_predicted_the_same(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the classifier takes its channels in pieces."""
+    head, _ = pair("dpt", torch.float64)
+    batch, features = lean_batch(*size), maps(*size, batch=2, dtype=torch.float64)
+    expected = head.predict(head(features, batch), batch)
+    assert all(len(each.unique()) > 2 for each in expected)
+    for pieces in (1, 4):
+        monkeypatch.setattr("heads.dpt.FEWEST", WIDTH // pieces)
+        monkeypatch.setattr("heads.dpt.NUMBERS", 0)
+        outputs = head(features, {**batch, "lean": True})
+        assert list(outputs) == ["coarse_logits"]
+        for ours, plain in zip(head.predict(outputs, batch), expected, strict=True):
+            assert torch.equal(ours, plain)
+
+
 @pytest.mark.parametrize("kind", ["dpt", "dpt_depth"])
 def test_runs_as_one_exported_graph_of_any_size(kind: str) -> None:
     head = create_head(kind, LEVELS, num_classes=5, channels=8).eval()

@@ -1,14 +1,16 @@
 """DPT's reassembling of a plain transformer's tokens into maps of four strides (https://arxiv.org/abs/2103.13413)."""
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vitdense.adapters.grids import STRIDES, check_pictures, check_plain, crop_to, grow, lattice, resample
 from vitdense.contracts import ADAPTERS, Adapter, AdapterConfig, Backbone, Level, Tokens
 from vitdense.errors import UserError
+from vitdense.layers.eager import is_bare
 
 
 @ADAPTERS.register("reassemble")
@@ -118,8 +120,16 @@ class ProjectingReassemble(AddingReassemble):
 
     def read(self, stage: int, tokens: Tokens) -> Tensor:
         """tokens of a stage -> patches (B, h * w, C)."""
-        readout = _class_token(tokens).expand_as(tokens.patches)
-        projected: Tensor = self.readout_projects[stage](torch.cat([tokens.patches, readout], dim=-1))
+        patches, readout = tokens.patches, _class_token(tokens)
+        # A cast, since ModuleList forgets what it holds.
+        linear, activate = cast(nn.Sequential, self.readout_projects[stage])
+        if not is_bare(nn.Linear, linear):
+            joined: Tensor = activate(linear(torch.cat([patches, readout.expand_as(patches)], dim=-1)))
+            return joined
+        assert isinstance(linear, nn.Linear)
+        # Of the product of both joined, the class token's part is the same for all patches.
+        of_patches, of_readout = torch.split(linear.weight, patches.shape[-1], dim=1)
+        projected: Tensor = activate(F.linear(patches, of_patches).add_(F.linear(readout, of_readout, linear.bias)))
         return projected
 
 

@@ -1,16 +1,16 @@
 """Rows of UperNet on Swin-T: a 512 x 512 picture to its mask of 150 classes, and a training step."""
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitdense.benchmarking.maps import MapsWork, enliven
-from vitdense.benchmarking.rows import SEED, Conditions, Goal, Job, Outcome, Pair, Peer, Row
+from vitdense.benchmarking.rows import Conditions, Goal, Pair, Peer, Row
+from vitdense.benchmarking.segmenters import GRADIENTS, SegmenterJob, Task
 from vitdense.benchmarking.swin import SWIN_T, TINY, SwinSize, _timm_maps
 from vitdense.build import create_backbone
 from vitdense.contracts import HEADS
@@ -18,7 +18,7 @@ from vitdense.contracts import HEADS
 NOTES = (
     "A training step is forward, loss and backward, without the optimizer. Batch norm stands in evaluation, since one "
     "picture has no statistics; nobody has dropout or an auxiliary head.",
-    "Gradients are compared in double precision: in float32, values next to a ReLU's edge fall to either side of it.",
+    GRADIENTS,
     "segmentation-models-pytorch norms the backbone's maps before its decoder, so that it is another network; "
     "only its backbone is compared with ours (in its window order), and the whole is timed.",
 )
@@ -35,19 +35,6 @@ class UperNetSize:
 
 FULL = UperNetSize(SWIN_T, 512, 150)
 SMALL = UperNetSize(TINY, 24, 7)
-
-
-class Segmenter(Protocol):
-    """What a contender does, besides being a module."""
-
-    def loss(self, images: Tensor, masks: Tensor) -> Tensor:
-        """images (B, 3, H, W), masks (B, H, W) -> ()."""
-
-    def masks(self, images: Tensor) -> Tensor:
-        """images (B, 3, H, W) -> class indices (B, H, W)."""
-
-    def logits(self, images: Tensor) -> Tensor:
-        """images (B, 3, H, W) -> (B, K, H, W), for comparisons: not timed."""
 
 
 class Ours(nn.Module):
@@ -146,83 +133,22 @@ class Smp(nn.Module):
         return logits
 
 
-class UperNetJob(Job):
-    """A random picture to its mask, in inference mode; or a loss and the gradients of all weights."""
-
-    def __init__(self, network: Any, conditions: Conditions, size: UperNetSize, *, train: bool) -> None:
-        self.network = network.to(conditions.device).eval()
-        self.conditions, self.train = conditions, train
-        generator = torch.Generator().manual_seed(SEED)
-        batch, side = conditions.batch or 1, size.swin.side
-        self.images = torch.randn(batch, 3, side, side, generator=generator).to(conditions.device)
-        self.labels = torch.randint(size.classes, (batch, side, side), generator=generator).to(conditions.device)
-        self._loss, self._masks = network.loss, network.masks
-        if conditions.compiled:
-            self._loss, self._masks = torch.compile(network.loss), torch.compile(network.masks)
-
-    def step(self) -> None:
-        """A mask; or zero_grad, forward and backward."""
-        if self.train:
-            self._learn()
-        else:
-            self._infer()
-
-    def outcome(self) -> Outcome:
-        """Logits at every pixel; and the loss and the head's gradients, or the logits of the classes in the mask."""
-        with torch.no_grad(), self.conditions.autocast():
-            logits = self.network.logits(self.images).float()
-        if not self.train:
-            chosen = self._infer().long()
-            return {"logits": logits, "logits of the mask": logits.gather(1, chosen[:, None])}
-        loss = self._learn().detach()
-        gradients = self._gradients() if self.conditions.precision == "bf16" else self._exact_gradients()
-        return {"logits": logits, "loss": loss, **gradients}
-
-    def _gradients(self) -> Outcome:
-        grown = {name.partition(".")[2]: each.grad for name, each in self.network.named_parameters()}
-        return {
-            f"gradient of {name}": each
-            for name, each in grown.items()
-            if each is not None and name.startswith("decode_head.")
-        }
-
-    def _exact_gradients(self) -> Outcome:
-        """In double precision: in float32, as many values as lie next to a ReLU's edge fall to either side of it."""
-        if self.conditions.compiled:
-            return {}
-        network, images = copy.deepcopy(self.network).double(), self.images.double().requires_grad_()
-        network.zero_grad(set_to_none=True)
-        network.loss(images, self.labels).backward()
-        twin = copy.copy(self)
-        twin.network = network
-        assert images.grad is not None
-        return {**twin._gradients(), "gradient of images": images.grad}
-
-    def _infer(self) -> Tensor:
-        with torch.inference_mode(), self.conditions.autocast():
-            masks: Tensor = self._masks(self.images)
-            return masks
-
-    def _learn(self) -> Tensor:
-        self.network.zero_grad(set_to_none=True)
-        with self.conditions.autocast():
-            loss: Tensor = self._loss(self.images, self.labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-
 def _row(name: str, summary: str, *, train: bool, cpu: Goal, cuda: Goal) -> Row:
-    def job(build: Callable[[UperNetSize], nn.Module]) -> Callable[[Conditions], UperNetJob]:
-        def made(conditions: Conditions) -> UperNetJob:
-            size = SMALL if conditions.tiny else FULL
-            return UperNetJob(enliven(build(size)), conditions, size, train=train)
+    def start(network: nn.Module, conditions: Conditions) -> SegmenterJob:
+        size = SMALL if conditions.tiny else FULL
+        task = Task(size.swin.side, size.classes, compared=("decode_head.",), train=train, frozen_norms=True)
+        return SegmenterJob(network, conditions, task)
+
+    def job(build: Callable[[UperNetSize], nn.Module]) -> Callable[[Conditions], SegmenterJob]:
+        def made(conditions: Conditions) -> SegmenterJob:
+            return start(enliven(build(SMALL if conditions.tiny else FULL)), conditions)
 
         return made
 
     def pair(conditions: Conditions) -> Pair:
         size, theirs = SMALL if conditions.tiny else FULL, job(Transformers)(conditions)
         twin = Ours(size, _part(theirs.network.state_dict(), "network."))
-        return Pair(UperNetJob(twin, conditions, size, train=train), theirs)
+        return Pair(start(twin, conditions), theirs)
 
     swin = MapsWork("swin_tiny", SWIN_T, TINY, train)
     rolled = {"norm_maps": False, "window_order": "roll_pad"}

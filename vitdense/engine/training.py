@@ -178,7 +178,7 @@ class Training:
             batch = to_device(next(batches), self.fabric.device)
             ids.append(batch["ids"])
             with self.fabric.no_backward_sync(self.model, enabled=micro + 1 < engine.accumulate):
-                outputs = self.model(batch)
+                outputs = self.model({**batch, "lean": True})
                 losses = self.plain.head.losses(outputs, batch)
                 loss = torch.stack([*losses.values()]).sum()
                 self.fabric.backward(loss / engine.accumulate)

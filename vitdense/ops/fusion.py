@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from vitdense.ops.eager import runs_eagerly
 from vitdense.ops.fusion_axes import Axis
 from vitdense.ops.fusion_level import Gradients, Level, add_level
+from vitdense.ops.minimal_filtering import conv3x3, pays
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -45,7 +46,8 @@ def conv_of_resized(
     kind = _product_type(tensors) if runs_eagerly(*tensors) else None
     fusion = None if kind is None else _Fusion.plan(maps, weight, size, align_corners=align_corners, padding=padding)
     if kind is None or fusion is None or not fusion.last:
-        joined = torch.cat([_resize(each, size, align_corners=align_corners) for each in maps], dim=1)
+        resized = [_resize(each, size, align_corners=align_corners) for each in maps]
+        joined = resized[0] if len(resized) == 1 else torch.cat(resized, dim=1)
         return F.conv2d(joined, weight, bias, padding=padding)
     parameters = (weight.to(kind), None if bias is None else bias.to(kind))
     maps = [each.to(kind) for each in maps]
@@ -75,6 +77,11 @@ class _Fusion:
             )
             levels.append(Level.plan(rows, columns, slice(*channels)))
         return cls(tuple(levels))
+
+    @property
+    def is_3x3(self) -> bool:
+        """Whether it is the usual kernel, with zeros that keep the size."""
+        return all((axis.kernel, axis.padding) == (3, 1) for axis in (self.levels[0].rows, self.levels[0].columns))
 
     @property
     def first(self) -> list[tuple[int, Level]]:
@@ -113,8 +120,11 @@ def _forward(fusion: _Fusion, weight: Tensor, bias: Tensor | None, *maps: Tensor
     with torch.autocast(weight.device.type, enabled=False):
         if fusion.first:
             joined, taps = _join(fusion, weight, maps)
-            for strip in _strips(fusion.levels[0], joined):
-                out[:, :, strip.rows] = F.conv2d(strip.of(joined), taps, bias, padding=strip.padding)
+            if fusion.is_3x3 and pays(joined, taps):
+                conv3x3(joined, taps, bias, out=out)
+            else:
+                for strip in _strips(fusion.levels[0], joined):
+                    out[:, :, strip.rows] = F.conv2d(strip.of(joined), taps, bias, padding=strip.padding)
             del joined
         else:
             out.copy_(out.new_zeros(()) if bias is None else bias[:, None, None])
@@ -154,7 +164,9 @@ def _join(fusion: _Fusion, weight: Tensor, maps: Sequence[Tensor]) -> tuple[Tens
     """The maps that are resized first and their weights: (B, sum of C_i, H, W), (O, sum of C_i, k, k)."""
     resized = [_resize(maps[i], level.resized, align_corners=level.rows.align_corners) for i, level in fusion.first]
     taps = [weight[:, level.channels] for _, level in fusion.first]
-    return (resized[0] if len(resized) == 1 else torch.cat(resized, dim=1)), torch.cat(taps, dim=1)
+    if len(resized) == 1:
+        return resized[0], taps[0]
+    return torch.cat(resized, dim=1), torch.cat(taps, dim=1)
 
 
 @dataclass(frozen=True)

@@ -67,19 +67,19 @@ def _axis(cells: int, size: int, align_corners: bool, dtype: torch.dtype, device
 def _classes(logits: Tensor, down: _Axis, across: _Axis, align_corners: bool, kind: torch.dtype) -> Tensor:
     """logits (K, h, w) of one picture -> (H, W)."""
     (classes, height, width), blocks = logits.shape, _Blocks(logits)
-    laid_out = blocks.lay_out(logits)  # (K or more, h, w)
-    table = laid_out.flatten(1).t().contiguous()  # (h * w, K or more)
-    corners = blocks.argmax(table).to(kind).view(height, width)
+    at_once = max(1, VALUES[logits.device.type] // classes)
+    table = blocks.tabulate(logits, at_once)  # (h * w, K or more)
+    found_there = [blocks.argmax(some).to(kind) for some in torch.split(table, at_once)]
+    corners = torch.cat(found_there).view(height, width)
     right, below = _shifted(corners, 1), _shifted(corners, 0)
     mixed = (corners != right) | (corners != below) | (corners != _shifted(right, 0))
     if mixed.float().mean() > MIXED:
         del table
-        return _in_strips(laid_out, blocks, (len(down.first), len(across.first)), align_corners, kind)
-    del laid_out
+        return _in_strips(blocks.lay_out(logits), blocks, (len(down.first), len(across.first)), align_corners, kind)
     open_ = 255 if kind == torch.uint8 else -1  # no class has this index
     found = corners.masked_fill(mixed, open_).index_select(0, down.first).index_select(1, across.first)
     flat, columns = found.view(-1), found.shape[1]
-    for pixels in torch.split((flat == open_).nonzero()[:, 0], max(1, VALUES[table.device.type] // classes)):
+    for pixels in torch.split((flat == open_).nonzero()[:, 0], at_once):
         rows = torch.div(pixels, columns, rounding_mode="floor")
         taps_down, taps_across = down.at(rows, width), across.at(pixels - rows * columns)
         pairs = [(cell + start, share * part) for start, part in taps_down for cell, share in taps_across]
@@ -120,6 +120,16 @@ class _Blocks:
     def lay_out(self, logits: Tensor) -> Tensor:
         """logits (K, h, w) -> the same, or (K or more, h, w) where blocks are filled up."""
         return logits if self.plain else logits[self.order]
+
+    def tabulate(self, logits: Tensor, at_once: int) -> Tensor:
+        """logits (K, h, w) -> (h * w, K or more), laid out so many rows at a time."""
+        flat = logits.flatten(1)
+        if self.plain:
+            return flat.t().contiguous()
+        table = flat.new_empty(flat.shape[1], len(self.order))
+        for into, cells in zip(torch.split(table, at_once), torch.split(flat, at_once, dim=1), strict=True):
+            into.copy_(cells[self.order].t())
+        return table
 
     def argmax(self, values: Tensor) -> Tensor:
         """values (N, classes as laid out) -> (N,): the first class of the largest."""
