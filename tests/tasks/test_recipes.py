@@ -24,6 +24,7 @@ THIN = {
     "dinov2": [*PLAIN, "backbone.image_size=56"],
     "upernet": ["head.channels=8", "head.auxiliary_channels=8"],
     "dpt": ["head.channels=8"],
+    "dpt_depth": ["head.channels=8"],
     "reassemble": ["adapter.channels=[8,8,8,8]"],
     "simple_pyramid": ["adapter.channels=8"],
 }
@@ -39,7 +40,7 @@ def test_a_recipe_is_short_and_opens_with_its_purpose_and_command(name: str) -> 
     assert len(lines) < 40
     header = "\n".join(line for line in lines if line.startswith("#"))
     assert f"python tools/train.py tasks/{name}" in header
-    assert "mIoU" in header, "a recipe says what to expect of it"
+    assert any(score in header for score in ("mIoU", "d1", "rmse")), "a recipe says what to expect of it"
     assert "/home" not in header
     assert "root: /" not in "\n".join(lines)
 
@@ -50,11 +51,14 @@ def test_a_recipe_takes_one_step(name: str) -> None:
     parts = (names["backbone"].split("_")[0], names["head"], names.get("adapter", ""))
     frozen = ["backbone.frozen_stages=5"] if load(name).backbone.frozen_stages else []
     recipe = load(name, *(override for part in parts for override in THIN.get(part, [])), *frozen)
-    recipe = recipe.model_copy(update={"head": recipe.head.model_copy(update={"class_weights": None})})
-    model = build_model(recipe, CLASSES).train()
+    of_depth = "depth" in names["head"]
+    if not of_depth:
+        recipe = recipe.model_copy(update={"head": recipe.head.model_copy(update={"class_weights": None})})
+    model = build_model(recipe, () if of_depth else CLASSES).train()
     batch: Batch = {
         "images": torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8),
         "masks": torch.randint(-1, len(CLASSES), (2, 64, 96), dtype=torch.int16),
+        "depth": 2 + 3 * torch.rand(2, 64, 96),
         "sizes": [(64, 96)] * 2,
     }
     losses = model.head.losses(model(batch), batch)
