@@ -19,7 +19,7 @@ from vitdense.data.loader import train_loader
 from vitdense.engine.averages import Averages
 from vitdense.engine.evaluation import evaluate, to_device
 from vitdense.engine.journal import Journal
-from vitdense.engine.launch import any_process, launch, share_batchnorm
+from vitdense.engine.launch import any_process, denormals_flushed, launch, share_batchnorm
 from vitdense.engine.saved import check_sampler, find_checkpoint, sampler_state
 from vitdense.engine.signals import StopOnSignal
 from vitdense.errors import DataError, SaveError, TrainingError
@@ -47,8 +47,9 @@ def fit(
 ) -> FitResult:
     """Train as the recipe says. `resume`: "auto" or a checkpoint; the last two cut a run short, for rehearsals."""
     fabric = launch(recipe.engine, every_gradient=recipe.head.reads_all())
-    training = Training(fabric, recipe, resume=resume, eval_batches=eval_batches)
-    return training.run(min(recipe.schedule.steps, stop_after or recipe.schedule.steps))
+    with denormals_flushed():
+        training = Training(fabric, recipe, resume=resume, eval_batches=eval_batches)
+        return training.run(min(recipe.schedule.steps, stop_after or recipe.schedule.steps))
 
 
 class Training:
