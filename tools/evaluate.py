@@ -10,9 +10,9 @@ from rich.progress import track
 from rich.table import Table
 
 from vitdense import checkpoint, cli
-from vitdense.build import load_model
 from vitdense.engine import evaluate, launch
 from vitdense.errors import UserError
+from vitdense.loading import load_model
 from vitdense.recipe import load_recipe
 
 

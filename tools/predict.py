@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 from vitdense import cli
-from vitdense.build import load_model
+from vitdense.loading import load_model
 from vitdense.predicting import find_pictures, kind_of, predict_files
 
 

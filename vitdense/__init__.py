@@ -4,7 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitdense.build import create_backbone, list_backbones, load_model
+    from vitdense.build import create_backbone, list_backbones
+    from vitdense.loading import load_model
     from vitdense.model import Model
     from vitdense.recipe import load_recipe
     from vitdense.weights import save_pretrained
@@ -16,7 +17,7 @@ _HOMES = {
     "Model": "vitdense.model",
     "create_backbone": "vitdense.build",
     "list_backbones": "vitdense.build",
-    "load_model": "vitdense.build",
+    "load_model": "vitdense.loading",
     "load_recipe": "vitdense.recipe",
     "save_pretrained": "vitdense.weights",
 }

@@ -1,4 +1,4 @@
-"""From names and recipes to modules: backbones with weights and adapter, whole models, models from checkpoints."""
+"""From names and recipes to modules: backbones with weights and adapter, and whole models."""
 
 import fnmatch
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from vitdense import checkpoint
 from vitdense.contracts import ADAPTERS, BACKBONES, AdapterConfig, Backbone, BackboneConfig, HeadConfig, Tokens
-from vitdense.errors import CheckpointError, UserError
+from vitdense.errors import UserError
 from vitdense.model import Model
-from vitdense.recipe import Recipe, load_recipe
+from vitdense.recipe import Recipe
 
 if TYPE_CHECKING:
     from vitdense.weights import Weights
@@ -138,47 +137,6 @@ def _with_classes(head: HeadConfig, classes: Sequence[str]) -> HeadConfig:
     if not classes:
         return head
     return head.model_copy(update={"num_classes": len(classes)})
-
-
-def load_model(
-    path: str | Path | checkpoint.Checkpoint, overrides: Sequence[str] = (), *, averaged: bool = True
-) -> Model:
-    """A trained model in eval mode, from its checkpoint folder (`runs/x/best`) or as others publish it.
-
-    Published are folders that transformers' save_pretrained wrote (UperNet, DPT), "hf/<repo>", and files of mmseg's
-    UperNet and the authors' DPT. `overrides` change the recipe of a checkpoint, such as "inference.mode=sliding", whose
-    EMA weights are taken where the run kept them; a published model has `inference` only.
-    """
-    if isinstance(path, str | Path):
-        folder = Path(path)
-        if not (folder / checkpoint.MANIFEST).exists() and _is_published(path):
-            # Imported here: it needs what is above.
-            from vitdense.published import build_published
-
-            return build_published(path, overrides)
-        if folder.is_dir() and not any(folder.glob(f"**/{checkpoint.MANIFEST}")):
-            raise CheckpointError(
-                f"no model in {path}: it has neither checkpoints of a run (step-N with a {checkpoint.MANIFEST}) nor a "
-                "config.json beside weights, as transformers' save_pretrained writes it"
-            )
-    found = path if isinstance(path, checkpoint.Checkpoint) else checkpoint.open_checkpoint(path)
-    recipe = load_recipe(found.folder / checkpoint.RECIPE, overrides)
-    palette = [(int(r), int(g), int(b)) for r, g, b in found.facts["palette"]]
-    model = build_model(recipe, found.facts["classes"], palette, load_weights=False)
-    load_state(model, found, averaged=averaged)
-    return model.eval()
-
-
-def _is_published(path: str | Path) -> bool:
-    """Whether a path leads to a published model: a name of the hub, a file, a folder of transformers."""
-    return str(path).startswith("hf/") or Path(path).is_file() or (Path(path) / "config.json").is_file()
-
-
-def load_state(model: torch.nn.Module, found: checkpoint.Checkpoint, *, averaged: bool) -> None:
-    """Copy a checkpoint's tensors into a model, strictly; CheckpointError names the keys that don't fit."""
-    faults = copy_state(found.weights(averaged=averaged), model)
-    if faults:
-        raise CheckpointError(f"{found.folder} doesn't fit this model: {faults}")
 
 
 def copy_state(state: Mapping[str, Tensor], module: torch.nn.Module) -> str:

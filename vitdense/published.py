@@ -17,7 +17,8 @@ from vitdense.inference import InferenceConfig
 from vitdense.layers.embed import crop_rows_and_columns, pad_rows_and_columns
 from vitdense.model import Model
 from vitdense.pictures import make_palette
-from vitdense.weights.whole import Part, read_whole
+from vitdense.weights.parts import Part
+from vitdense.weights.whole import read_whole
 
 
 class PaddedModel(Model):

@@ -181,7 +181,7 @@ def test_a_damaged_video_is_named(
 
 
 def test_predict_gives_metres_at_the_pictures_size(run_tool: Tool, recipe: Path, tmp_path: Path) -> None:
-    from vitdense.build import load_model
+    from vitdense.loading import load_model
 
     assert run_tool("train", recipe) == 0
     model = load_model(tmp_path / "run")

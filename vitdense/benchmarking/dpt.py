@@ -14,8 +14,9 @@ from vitdense.benchmarking.maps import MapsWork, enliven
 from vitdense.benchmarking.rows import Conditions, Goal, Pair, Peer, Row
 from vitdense.benchmarking.segmenters import GRADIENTS, SegmenterJob, Task
 from vitdense.benchmarking.vit import BASE, ViTSize, _timm_maps
-from vitdense.build import create_backbone, load_model
+from vitdense.build import create_backbone
 from vitdense.contracts import HEADS, Batch
+from vitdense.loading import load_model
 
 NOTES = (
     "A training step is forward, loss and backward, without the optimizer. The class token is projected, "

@@ -13,7 +13,7 @@ import torch
 from lightning.fabric import Fabric
 
 from vitdense import checkpoint, pictures
-from vitdense.build import build_model, load_state
+from vitdense.build import build_model
 from vitdense.contracts import Batch
 from vitdense.data.loader import train_loader
 from vitdense.engine.averages import Averages
@@ -23,6 +23,7 @@ from vitdense.engine.launch import any_process, denormals_flushed, launch, share
 from vitdense.engine.saved import check_sampler, find_checkpoint, sampler_state
 from vitdense.engine.signals import StopOnSignal
 from vitdense.errors import DataError, SaveError, TrainingError
+from vitdense.loading import load_state
 from vitdense.optim import build_optimizer, describe, parameter_groups, set_rate
 from vitdense.recipe import Recipe
 

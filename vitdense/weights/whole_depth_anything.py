@@ -4,7 +4,7 @@ from typing import Any
 
 from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
-from vitdense.weights.whole import Part, Parts, Whole, expect, square
+from vitdense.weights.parts import Part, Parts, Whole, expect, square
 from vitdense.weights.whole_dpt import depth_options
 from vitdense.weights.whole_upernet import taken_stages
 

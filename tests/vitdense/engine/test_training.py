@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from vitdense import checkpoint
-from vitdense.build import load_model
 from vitdense.contracts import Batch, Outputs
 from vitdense.engine import fit, rehearse
 from vitdense.errors import DataError, SaveError, TrainingError, UserError
+from vitdense.loading import load_model
 from vitdense.model import Model
 from vitdense.recipe import Recipe
 
