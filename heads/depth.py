@@ -7,10 +7,10 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
-from heads.segmentation import full_precision, resize
 from vitdense.contracts import Batch, Head, HeadConfig, Level, Outputs, Predictions
 from vitdense.errors import UserError
 from vitdense.layers.embed import crop_rows_and_columns
+from vitdense.ops.resizing import full_precision, resize
 
 DepthLoss = Literal["silog", "gradient"]
 

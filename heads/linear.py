@@ -8,9 +8,10 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from heads.depth import DepthConfig, DepthHead, cut_to_picture
-from heads.segmentation import SegmentationConfig, SegmentationHead, classifier, full_precision, resize
+from heads.segmentation import SegmentationConfig, SegmentationHead, classifier
 from vitdense.contracts import HEADS, Batch, Level, Outputs
 from vitdense.errors import UserError
+from vitdense.ops.resizing import full_precision, resize
 
 # DINOv2's: what every bin has at least, before they are made to add up to 1.
 LEAST = 0.1

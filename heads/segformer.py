@@ -5,8 +5,9 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from heads.segmentation import SegmentationConfig, SegmentationHead, classifier, resize
+from heads.segmentation import SegmentationConfig, SegmentationHead, classifier
 from vitdense.contracts import HEADS, Batch, Level, Outputs
+from vitdense.ops.resizing import resize
 
 
 @HEADS.register("segformer")

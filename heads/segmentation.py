@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from pydantic import Field, PositiveFloat, SerializeAsAny, field_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from heads.losses import LossConfig, Pixels, read_losses
 from vitdense.contracts import Batch, Head, HeadConfig, Level, Outputs, Predictions
@@ -98,18 +97,6 @@ def check_masks(logits: Tensor, batch: Batch) -> Tensor:
     if tuple(masks.shape) != expected:
         raise UserError(f"masks must be (B, H, W) = {expected} as the pictures are, got {tuple(masks.shape)}")
     return masks.long()
-
-
-def resize(maps: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
-    """maps (B, C, h, w) -> (B, C, H, W), bilinear; untouched where the size is right already."""
-    if maps.shape[-2:] == size:
-        return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
-
-
-def full_precision(logits: Tensor) -> Tensor:
-    """Half precision to fp32; fp32 and fp64 as they are."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def classifier(channels: int, num_classes: int) -> nn.Conv2d:

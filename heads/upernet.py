@@ -7,12 +7,13 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from heads.segmentation import SegmentationConfig, SegmentationHead, classifier, resize
+from heads.segmentation import SegmentationConfig, SegmentationHead, classifier
 from vitdense.contracts import HEADS, Batch, Level, Outputs
 from vitdense.errors import UserError
 from vitdense.layers.eager import is_bare
 from vitdense.layers.folding import conv_and_norm, folded, folds, norm_in_place
 from vitdense.ops.fusion import conv_of_resized
+from vitdense.ops.resizing import resize
 
 
 @HEADS.register("upernet")

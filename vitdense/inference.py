@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from vitdense.contracts import Batch, Head, Outputs, Predictions
 from vitdense.errors import UserError
+from vitdense.ops.resizing import full_precision, resize
 from vitdense.registry import Config
 
 Extent = PositiveInt | tuple[PositiveInt, PositiveInt]
@@ -79,7 +80,7 @@ def infer(model: DenseModel, batch: Batch, config: InferenceConfig) -> Predictio
         resized = _resize_images(images, fit((height, width), config, scale))
         view = {**batch, "images": resized.flip(-1) if flipped else resized}
         maps = _whole(model, view) if config.mode == "whole" else _slide(model, view, config)
-        maps = _resize(maps.flip(-1) if flipped else maps, (height, width))
+        maps = resize(maps.flip(-1) if flipped else maps, (height, width))
         maps = maps.softmax(dim=1) if name == "logits" else maps
         total = maps if total is None else total + maps
     assert total is not None
@@ -135,7 +136,7 @@ def _slide(model: DenseModel, batch: Batch, config: InferenceConfig) -> Tensor:
     for places in _groups(window_starts(height, size[0], stride[0]), window_starts(width, size[1], stride[1]), config):
         areas = [(..., slice(top, top + size[0]), slice(left, left + size[1])) for top, left in places]
         crops: Batch = {"images": torch.cat([images[area] for area in areas])}  # (windows * B, C, h, w)
-        maps = _resize(_whole(model, crops), size)
+        maps = resize(_whole(model, crops), size)
         if total is None:
             total = maps.new_zeros(count, maps.shape[1], height, width)
         for area, window in zip(areas, maps.chunk(len(areas)), strict=True):
@@ -160,12 +161,7 @@ def _whole(model: DenseModel, batch: Batch) -> Tensor:
             f"windows, several scales and flips need a head that gives {name} (B, K, h, w), this one gives {given}; "
             "set mode: whole, scales: [1.0], flip: false"
         )
-    maps = outputs[name]
-    return maps.to(torch.promote_types(maps.dtype, torch.float32))
-
-
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return maps if maps.shape[-2:] == size else F.interpolate(maps, size=size, mode="bilinear")
+    return full_precision(outputs[name])
 
 
 def _resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:

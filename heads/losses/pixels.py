@@ -1,10 +1,9 @@
 """Logits and masks as losses see them: at the head's stride, and at full size where a loss can't do without."""
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vitdense.contracts import IGNORE
+from vitdense.ops.resizing import full_precision, resize
 
 
 class Pixels:
@@ -35,12 +34,8 @@ class Pixels:
     def upsampled(self) -> Tensor:
         """The logits at full size, (B, K, H, W), in float32 or better."""
         if self._upsampled is None:
-            precise = self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
-            size = self.masks.shape[-2:]
-            at_size = precise.shape[-2:] == size
-            self._upsampled = (
-                precise if at_size else F.interpolate(precise, size, mode="bilinear", align_corners=self.align_corners)
-            )
+            size = (self.masks.shape[-2], self.masks.shape[-1])
+            self._upsampled = resize(full_precision(self.logits), size, align_corners=self.align_corners)
         return self._upsampled
 
     @property

@@ -17,6 +17,7 @@ from vitdense.ops.eager import runs_eagerly
 from vitdense.ops.fusion_axes import Axis
 from vitdense.ops.fusion_level import Gradients, Level, add_level
 from vitdense.ops.minimal_filtering import conv3x3, pays
+from vitdense.ops.resizing import resize
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -46,7 +47,7 @@ def conv_of_resized(
     kind = _product_type(tensors) if runs_eagerly(*tensors) else None
     fusion = None if kind is None else _Fusion.plan(maps, weight, size, align_corners=align_corners, padding=padding)
     if kind is None or fusion is None or not fusion.last:
-        resized = [_resize(each, size, align_corners=align_corners) for each in maps]
+        resized = [resize(each, size, align_corners=align_corners) for each in maps]
         joined = resized[0] if len(resized) == 1 else torch.cat(resized, dim=1)
         return F.conv2d(joined, weight, bias, padding=padding)
     parameters = (weight.to(kind), None if bias is None else bias.to(kind))
@@ -162,7 +163,7 @@ def _backward(
 
 def _join(fusion: _Fusion, weight: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """The maps that are resized first and their weights: (B, sum of C_i, H, W), (O, sum of C_i, k, k)."""
-    resized = [_resize(maps[i], level.resized, align_corners=level.rows.align_corners) for i, level in fusion.first]
+    resized = [resize(maps[i], level.resized, align_corners=level.rows.align_corners) for i, level in fusion.first]
     taps = [weight[:, level.channels] for _, level in fusion.first]
     if len(resized) == 1:
         return resized[0], taps[0]
@@ -231,12 +232,6 @@ def _resize_backward(level: Level, above: Tensor) -> Tensor:
     if level.cells == level.resized:
         return above
     return level.rows.resizing(above).t() @ above @ level.columns.resizing(above)
-
-
-def _resize(maps: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
-    if maps.shape[-2:] == size:
-        return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
 
 
 def _product_type(tensors: Sequence[Tensor]) -> torch.dtype | None:
