@@ -115,6 +115,7 @@ def build_model(
     recipe: Recipe,
     classes: Sequence[str],
     palette: Sequence[tuple[int, int, int]] = (),
+    category_ids: Sequence[int] = (),
     *,
     load_weights: bool = True,
 ) -> Model:
@@ -124,7 +125,9 @@ def build_model(
     if recipe.adapter is not None:
         backbone = AdaptedBackbone(backbone, recipe.adapter)
     head = _with_classes(recipe.head, classes).build(backbone.levels)
-    return Model(backbone, head, classes=classes, palette=palette, inference=recipe.inference)
+    return Model(
+        backbone, head, classes=classes, palette=palette, category_ids=category_ids, inference=recipe.inference
+    )
 
 
 def _with_classes(head: HeadConfig, classes: Sequence[str]) -> HeadConfig:

@@ -34,7 +34,8 @@ def load_model(
     found = path if isinstance(path, checkpoint.Checkpoint) else checkpoint.open_checkpoint(path)
     recipe = load_recipe(found.folder / checkpoint.RECIPE, overrides)
     palette = [(int(r), int(g), int(b)) for r, g, b in found.facts["palette"]]
-    model = build_model(recipe, found.facts["classes"], palette, load_weights=False)
+    numbers = found.facts.get("category_ids", [])
+    model = build_model(recipe, found.facts["classes"], palette, numbers, load_weights=False)
     load_state(model, found, averaged=averaged)
     return model.eval()
 

@@ -12,7 +12,8 @@ from vitdense.inference import InferenceConfig, infer
 
 
 class Model(nn.Module):
-    """A backbone under a head; `classes` and `palette` name what the head's indices mean."""
+    """A backbone under a head; `classes` and `palette` name what the head's indices mean, and `category_ids` are the
+    numbers that the data set has for them."""
 
     def __init__(
         self,
@@ -21,6 +22,7 @@ class Model(nn.Module):
         *,
         classes: Sequence[str] = (),
         palette: Sequence[tuple[int, int, int]] = (),
+        category_ids: Sequence[int] = (),
         inference: InferenceConfig | None = None,
     ) -> None:
         super().__init__()
@@ -31,6 +33,7 @@ class Model(nn.Module):
             backbone.get_parameter(name).requires_grad_(False)
         self.classes = tuple(classes)
         self.palette = tuple(palette)
+        self.category_ids = tuple(category_ids)
         self.inference = inference or InferenceConfig()
         self.register_buffer("mean", torch.tensor(backbone.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(-1, 1, 1), persistent=False)
@@ -43,7 +46,10 @@ class Model(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         """batch["images"]: (B, C, H, W), uint8 or floats in [0, 1] -> the head's outputs."""
-        return self.head(self.backbone(self.normalise(batch["images"])), batch)  # type: ignore[no-any-return]
+        images = self.normalise(batch["images"])
+        if "extents" in batch:
+            images = _blank_padding(images, batch["extents"])
+        return self.head(self.backbone(images), batch)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def predict(self, pictures: Sequence[object], inference: InferenceConfig | None = None) -> Predictions:
@@ -58,10 +64,19 @@ class Model(nn.Module):
                     expected = len(self.backbone.mean)
                     raise UserError(f"picture {index} has {image.shape[0]} channels, the model takes {expected}")
                 batch: Batch = {"images": image[None], "sizes": [(image.shape[1], image.shape[2])]}
-                results += infer(self, batch, inference or self.inference)
+                found = infer(self, batch, inference or self.inference)
+                results += [each.named(self.category_ids) for each in found] if self.head.detects else found
             return results
         finally:
             self.train(was_training)
+
+
+def _blank_padding(images: Tensor, extents: Tensor) -> Tensor:
+    """images: (B, C, H, W), normalised, with pictures of extents (B, 2) at the top left -> 0 beyond them."""
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device) < extents[:, :1]  # (B, H)
+    columns = torch.arange(width, device=images.device) < extents[:, 1:]  # (B, W)
+    return images * (rows[:, None, :, None] & columns[:, None, None])
 
 
 def _read(picture: object) -> Tensor:

@@ -23,7 +23,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Ours in its fastest form over the fastest and the leanest peer; lower is better."""
+    """Ours in its fastest form over the fastest and the leanest peer; lower is better, None where nothing was seen."""
 
     ours: str
     time: float
@@ -68,12 +68,12 @@ class Result:
         ours = min((name for name in self.costs if is_ours(name)), key=self._median)
         fastest = min(self._peers, key=self._median)
         peaks = {name: cost.peak.above for name, cost in self.costs.items() if cost.peak is not None}
-        leanest = min((name for name in self._peers if peaks.get(name)), key=peaks.__getitem__, default=None)
+        leanest = min((name for name in self._peers if name in peaks), key=peaks.__getitem__, default=None)
         return Ratio(
             ours=ours,
             time=self._median(ours) / self._median(fastest),
             fastest=fastest,
-            peak=peaks[ours] / peaks[leanest] if leanest is not None and ours in peaks else None,
+            peak=peaks[ours] / peaks[leanest] if leanest is not None and peaks[leanest] and ours in peaks else None,
             leanest=leanest,
         )
 

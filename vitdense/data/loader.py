@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from vitdense.contracts import Batch, DataConfig, Sample, Samples
@@ -140,18 +141,29 @@ class Guarded(Dataset[Sample | Fault]):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples -> images (B, C, H, W), masks or depth (B, H, W), sizes; entries with only `skipped` are left out."""
+    """Samples -> images (B, C, H, W), masks or depth (B, H, W), targets, sizes; those with only `skipped` are left out.
+
+    Pictures of several sizes are padded at the right and bottom where they come with targets, and `extents` says how
+    far each one reaches.
+    """
     skipped = [reason for sample in samples for reason in sample.get("skipped", [])]
     samples = [sample for sample in samples if "image" in sample]
     images = [sample["image"] for sample in samples]
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-    if len(set(sizes)) > 1:
+    targets = [sample["target"] for sample in samples if "target" in sample]
+    if len(set(sizes)) > 1 and not targets:
         found = ", ".join(f"{height}x{width}" for height, width in sorted(set(sizes))[:3])
         raise UserError(
             f"pictures of different sizes in one batch ({found}); set data.eval_batch_size=1 for evaluation,"
             " and data.crop for training"
         )
     batch = Batch(ids=[sample["id"] for sample in samples], sizes=sizes, skipped=skipped)
+    if targets:
+        batch["targets"] = targets
+    if len(set(sizes)) > 1:
+        batch["extents"] = torch.tensor(sizes)
+        height, width = (max(side) for side in zip(*sizes, strict=True))
+        images = [F.pad(each, (0, width - each.shape[-1], 0, height - each.shape[-2])) for each in images]
     if samples:
         batch["images"] = torch.stack(images)
     if samples and "mask" in samples[0]:

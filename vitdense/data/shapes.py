@@ -1,5 +1,5 @@
-"""`shapes` and `shapes_depth`: the embedded data set, paper shapes before paper hills, which needs no files and never
-repeats in training."""
+"""`shapes`, `shapes_boxes` and `shapes_depth`: the embedded data set, paper shapes before paper hills, which needs no
+files and never repeats in training."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
-from vitdense.contracts import DATA, DataConfig, Sample, Samples, Split
+from vitdense.contracts import DATA, DataConfig, Sample, Samples, Split, Target
 from vitdense.data.scenes import CLASSES, Scene, both, render
 
 PALETTE = ((44, 52, 74), (236, 90, 76), (58, 130, 214), (250, 190, 66), (146, 96, 196), (62, 176, 150))
@@ -54,6 +54,41 @@ class ShapeSamples(Samples):
     def audit(self, *, limit: int | None = None, report: Callable[[str], None] | None = None) -> list[str]:
         """Drawn pictures have no faults."""
         return []
+
+
+@DATA.register("shapes_boxes")
+class ShapesBoxesConfig(ShapesConfig):
+    """The same pictures with a box and, where `masks`, a mask around what is seen of each shape."""
+
+    masks: bool = False
+
+    def build(self, split: Split) -> "ShapeBoxSamples":
+        """The samples of a split; nothing is stored, each is drawn when it is asked for."""
+        return ShapeBoxSamples(self, split)
+
+
+class ShapeBoxSamples(ShapeSamples):
+    """Things are the shapes; the background is none."""
+
+    classes = CLASSES[1:]
+    palette = PALETTE[1:]
+    category_ids = tuple(range(1, len(CLASSES)))
+
+    def __init__(self, config: ShapesBoxesConfig, split: Split) -> None:
+        super().__init__(config, split)
+        self.with_masks = config.masks
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        number, scene = self.draw(key)
+        target = Target(boxes=torch.from_numpy(scene.boxes), labels=torch.from_numpy(scene.labels - 1))
+        masks = torch.from_numpy(scene.instances)
+        if self.split == "val":
+            target["boxes"] = target["boxes"].double()
+            target["areas"] = masks.sum((1, 2)).double()
+            target["crowd"] = torch.zeros(len(masks), dtype=torch.bool)
+        if self.with_masks:
+            target["masks"] = masks
+        return Sample(id=f"{self.split}-{number}", image=_pixels(scene), target=target)
 
 
 @DATA.register("shapes_depth")

@@ -63,5 +63,13 @@ def _panel(batch: Batch, predictions: Predictions, place: int, model: Model) -> 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The same batch with its tensors on a device."""
-    moved = {key: value.to(device, non_blocking=True) for key, value in batch.items() if isinstance(value, Tensor)}
-    return {**batch, **moved}  # type: ignore[typeddict-item]
+
+    def move(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return part.to(device, non_blocking=True)
+        if isinstance(part, dict):
+            return {key: move(value) for key, value in part.items()}
+        return [move(each) for each in part] if isinstance(part, list) else part
+
+    moved: Batch = move(batch)
+    return moved

@@ -66,9 +66,8 @@ class Training:
         if self.found is None:
             self._audit(recipe)
         torch.manual_seed(recipe.engine.seed)
-        self.plain = build_model(
-            recipe, self.train_samples.classes, self.train_samples.palette, load_weights=self.found is None
-        )
+        seen = self.train_samples
+        self.plain = build_model(recipe, seen.classes, seen.palette, seen.category_ids, load_weights=self.found is None)
         self.recipe = recipe.model_copy(update={"backbone": self.plain.backbone.config})
         self.groups = parameter_groups(self.plain, self.plain.backbone, recipe.optim)
         self._set_up()
@@ -275,7 +274,8 @@ class Training:
     def _facts(self, evaluated: bool) -> dict[str, Any]:
         """What the manifest says; metrics only where this very step was evaluated."""
         samples, metrics = self.train_samples, self.metrics if evaluated else {}
-        return {"metrics": metrics, "classes": list(samples.classes), "palette": [list(c) for c in samples.palette]}
+        named = {"classes": list(samples.classes), "category_ids": list(samples.category_ids)}
+        return {"metrics": metrics, **named, "palette": [list(colour) for colour in samples.palette]}
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vitdense.benchmarking import Plan, make_plan, measure
+from vitdense.benchmarking.peak import Peak
 from vitdense.benchmarking.results import Result
 from vitdense.errors import UserError
 
@@ -39,7 +40,14 @@ def test_64_mebibytes_more_show_in_the_peak(easy: Result) -> None:
     assert greedy is not None
     assert greedy.above - ours.above == pytest.approx(64 * MIB, abs=4 * MIB)
     assert easy.ratio is not None
-    assert easy.ratio.leanest != "greedy"
+    assert easy.ratio.leanest == "double"
+
+
+def test_a_peer_that_takes_nothing_is_the_leanest_and_nothing_is_divided_by_it(easy: Result) -> None:
+    free = replace(easy.costs["double"], peak=Peak(held=MIB, above=0))
+    ratio = replace(easy, costs={**easy.costs, "double": free}).ratio
+    assert ratio is not None
+    assert (ratio.leanest, ratio.peak) == ("double", None)
 
 
 def test_a_library_that_is_missing_is_not_measured_and_takes_no_part(easy: Result) -> None:

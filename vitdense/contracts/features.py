@@ -1,24 +1,16 @@
-"""What the rooms promise each other: levels, batches, and the face of every backbone, adapter, head and data set."""
+"""What gives feature maps: levels and tokens, and the face of every backbone and adapter."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+from typing import NamedTuple, Protocol
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from vitdense.errors import UserError
-from vitdense.registry import Config, Registry
-
-IGNORE = -1
-"""The class index of pixels without a label, in every mask and every loss, whatever the files use."""
-Split = Literal["train", "val"]
-Outputs = dict[str, Tensor]
+from vitdense.registry import Config
 
 
-# ---------------------------------------------------------------- features
 @dataclass(frozen=True)
 class Level:
     """One feature map that a backbone or an adapter promises: a cell covers `stride` x `stride` pixels."""
@@ -162,139 +154,3 @@ class Adapter(nn.Module, ABC):
     @abstractmethod
     def forward(self, maps: list[Tensor], images: Tensor) -> list[Tensor]:
         """maps of the backbone's levels, images (B, C, H, W) -> maps of this adapter's `levels`."""
-
-
-# ---------------------------------------------------------------- batches and heads
-
-
-class Sample(TypedDict, total=False):
-    """image (C, H, W) uint8; mask (H, W) int16, IGNORE where unlabelled; depth (H, W) fp32 metres, 0 where unknown."""
-
-    id: str
-    image: Tensor
-    mask: Tensor
-    depth: Tensor
-    skipped: list[str]
-
-
-class Batch(TypedDict, total=False):
-    """images (B, C, H, W), uint8 or floats in [0, 1]; masks (B, H, W); depth (B, H, W) in metres, 0 where unknown;
-    sizes: (H, W) of predictions; lean: only the head itself reads its outputs, at the pictures' size: any will do."""
-
-    ids: list[str]
-    images: Tensor
-    lean: bool
-    masks: Tensor
-    depth: Tensor
-    sizes: list[tuple[int, int]]
-    skipped: list[str]
-
-
-Predictions = list[Any]
-"""One entry for each picture of the batch: a (H, W) tensor of class indices for segmentation, of metres for depth."""
-
-
-class HeadConfig(Config):
-    """Options of one head; `num_classes` is taken from the data where the recipe leaves it out."""
-
-    num_classes: PositiveInt | None = None
-
-    def reads_all(self) -> bool:
-        """Whether every level is read; what only the others need gets no gradient, and processes must know of that."""
-        return True
-
-    def build(self, levels: tuple[Level, ...]) -> "Head":
-        """A head for these levels; raises UserError where they can't be used, naming an adapter that would help."""
-        raise NotImplementedError
-
-
-class Head(nn.Module, ABC):
-    """Features in, predictions out; owns no parameter outside `forward`. `dense` names the output by pixel, if any:
-    views of it (windows, scales, flips) are averaged as class probabilities, or as they are for `depth`.
-    """
-
-    num_classes: int
-    dense: Literal["logits", "depth"] | None = None
-
-    @abstractmethod
-    def forward(self, features: list[Tensor], batch: Batch) -> Outputs:
-        """Maps of `levels` -> named outputs; segmentation gives `logits` (B, K, h, w) at the head's own stride."""
-
-    @abstractmethod
-    def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Scalars, already weighted; their sum is what is trained on."""
-
-    @abstractmethod
-    def predict(self, outputs: Outputs, batch: Batch) -> Predictions:
-        """Outputs -> one prediction for each picture, at `batch["sizes"]`."""
-
-
-# ---------------------------------------------------------------- data and metrics
-
-
-class DataConfig(Config):
-    """Options that every data set takes. `batch_size` counts the pictures of one optimizer step, over all processes."""
-
-    root: str | None = None
-    batch_size: PositiveInt = 16
-    eval_batch_size: PositiveInt = 1
-    workers: NonNegativeInt = 2
-    on_bad_sample: Literal["stop", "skip"] = "stop"
-
-    def build(self, split: Split) -> "Samples":
-        """The samples of a split; raises DataError where files are missing."""
-        raise NotImplementedError
-
-
-class Samples(Dataset[Sample], ABC):
-    """A data set whose items are asked for by (epoch, index), so that augmentation depends on nothing else."""
-
-    classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """The number of pictures of the split."""
-
-    @abstractmethod
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """(epoch, index) -> sample; raises DataError where it can't be read."""
-
-    @abstractmethod
-    def audit(self, *, limit: int | None = None, report: Callable[[str], None] | None = None) -> list[str]:
-        """Faults found in the files, each naming file and value; reads at most `limit` masks."""
-
-
-class Metric(ABC):
-    """Counts that add up: the result is the same under any split into batches and processes."""
-
-    @abstractmethod
-    def update(self, predictions: Predictions, batch: Batch) -> None:
-        """Count one batch."""
-
-    @abstractmethod
-    def reduce(self, sum_over_processes: Callable[[Tensor], Tensor]) -> None:
-        """Replace the counts by their sum over all processes."""
-
-    @abstractmethod
-    def compute(self) -> dict[str, float]:
-        """Results under the field's usual names; the first is the one that `best` follows."""
-
-    def details(self) -> Mapping[str, Any]:
-        """Results by class, for tables."""
-        return {}
-
-
-class MetricConfig(Config):
-    """Options of one metric."""
-
-    def build(self, samples: Samples) -> Metric:
-        """A metric for this data set's classes."""
-        raise NotImplementedError
-
-
-BACKBONES: Registry[BackboneConfig] = Registry("backbone", ("vitdense.backbones",))
-ADAPTERS: Registry[AdapterConfig] = Registry("adapter", ("vitdense.adapters",))
-HEADS: Registry[HeadConfig] = Registry("head")
-DATA: Registry[DataConfig] = Registry("data set", ("vitdense.data",))
-METRICS: Registry[MetricConfig] = Registry("metric", ("vitdense.metrics",))

@@ -1,65 +1,18 @@
-"""Whole pictures or blended sliding windows, at several scales and flips, from any head with an output by pixel."""
+"""Heads with an output by pixel: whole pictures or blended sliding windows, at several scales and flips."""
 
 from collections.abc import Iterator
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
-from torch.nn import functional as F
 
-from vitdense.contracts import Batch, Head, Outputs, Predictions
+from vitdense.contracts import Batch, Outputs, Predictions
 from vitdense.errors import UserError
+from vitdense.inference.config import InferenceConfig, PredictingModel, fit, resize_images, window_starts
 from vitdense.ops.resizing import full_precision, resize
-from vitdense.registry import Config
-
-Extent = PositiveInt | tuple[PositiveInt, PositiveInt]
 
 
-class InferenceConfig(Config):
-    """How pictures are read off: one square number or (height, width) for `window` and `stride`.
-
-    `short_side` and `long_max` resize with the shape kept, as mmsegmentation's (2048, 512): to that short side, or
-    less where the long side would pass `long_max`. `stride` is two thirds of the window where it is left out.
-    """
-
-    mode: Literal["whole", "sliding"] = "whole"
-    short_side: PositiveInt | None = None
-    long_max: PositiveInt | None = None
-    window: Extent = 512
-    stride: Extent | None = None
-    blend: Literal["gaussian", "cosine", "uniform"] = "gaussian"
-    window_batch: PositiveInt = 4
-    scales: tuple[PositiveFloat, ...] = Field(default=(1.0,), min_length=1)
-    flip: bool = False
-
-    @model_validator(mode="after")
-    def _windows_touch(self) -> "InferenceConfig":
-        window, stride = self.window_and_stride()
-        if stride[0] > window[0] or stride[1] > window[1]:
-            raise ValueError(f"stride {stride} leaves gaps between windows of {window}; it can be {window} at most")
-        return self
-
-    def window_and_stride(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Window and stride, each as (height, width)."""
-        tall, wide = _pair(self.window)
-        default = (max(tall * 2 // 3, 1), max(wide * 2 // 3, 1))
-        return (tall, wide), default if self.stride is None else _pair(self.stride)
-
-
-class DenseModel(Protocol):
-    """What `infer` needs of a model: `Model` has it, and so has any module with a head."""
-
-    @property
-    def head(self) -> Head:
-        """The head whose `predict` turns outputs into predictions."""
-
-    def __call__(self, batch: Batch, /) -> Outputs:
-        """batch["images"]: (B, C, H, W), uint8 or floats in [0, 1] -> outputs."""
-
-
-@torch.no_grad()
-def infer(model: DenseModel, batch: Batch, config: InferenceConfig) -> Predictions:
+def read_off(model: PredictingModel, batch: Batch, config: InferenceConfig) -> Predictions:
     """One prediction for each of batch["images"] (B, C, H, W), at batch["sizes"].
 
     Pictures are resized bilinearly with antialiasing, as floats. One view's outputs reach the head as they are;
@@ -71,13 +24,13 @@ def infer(model: DenseModel, batch: Batch, config: InferenceConfig) -> Predictio
     height, width = images.shape[-2:]
     views = [(scale, flipped) for scale in config.scales for flipped in ((False, True) if config.flip else (False,))]
     if len(views) == 1:
-        view: Batch = {**batch, "images": _resize_images(images, fit((height, width), config, config.scales[0]))}
+        view: Batch = {**batch, "images": resize_images(images, fit((height, width), config, config.scales[0]))}
         view["lean"] = all(size == (height, width) == view["images"].shape[-2:] for size in batch["sizes"])
         outputs: Outputs = model(view) if config.mode == "whole" else {name: _slide(model, view, config)}
         return model.head.predict(outputs, batch)
     total: Tensor | None = None
     for scale, flipped in views:
-        resized = _resize_images(images, fit((height, width), config, scale))
+        resized = resize_images(images, fit((height, width), config, scale))
         view = {**batch, "images": resized.flip(-1) if flipped else resized}
         maps = _whole(model, view) if config.mode == "whole" else _slide(model, view, config)
         maps = resize(maps.flip(-1) if flipped else maps, (height, width))
@@ -90,24 +43,9 @@ def infer(model: DenseModel, batch: Batch, config: InferenceConfig) -> Predictio
     return model.head.predict({name: mean}, batch)
 
 
-def _dense(model: DenseModel) -> str:
+def _dense(model: PredictingModel) -> str:
     """The output by pixel; heads that name none are asked for logits."""
     return model.head.dense or "logits"
-
-
-def fit(size: tuple[int, int], config: InferenceConfig, scale: float = 1.0) -> tuple[int, int]:
-    """The (height, width) that a picture of `size` is resized to, shape kept; `scale` is on top."""
-    factor = 1.0 if config.short_side is None else config.short_side / min(size)
-    if config.long_max is not None:
-        factor = min(factor, config.long_max / max(size))
-    height, width = (max(int(side * factor * scale + 0.5), 1) for side in size)
-    return height, width
-
-
-def window_starts(size: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along one side: every `stride`, the last one shifted back to end at the border."""
-    count = max(size - window + stride - 1, 0) // stride + 1
-    return [max(min(index * stride, size - window), 0) for index in range(count)]
 
 
 def blend_weights(blend: Literal["gaussian", "cosine", "uniform"], size: tuple[int, int]) -> Tensor:
@@ -124,7 +62,7 @@ def blend_weights(blend: Literal["gaussian", "cosine", "uniform"], size: tuple[i
     return torch.outer(*sides).clamp_min(1e-3)
 
 
-def _slide(model: DenseModel, batch: Batch, config: InferenceConfig) -> Tensor:
+def _slide(model: PredictingModel, batch: Batch, config: InferenceConfig) -> Tensor:
     """batch["images"]: (B, C, H, W) -> the output by pixel (B, K, H, W), each the weighted mean of all windows."""
     images = batch["images"]
     count, _, height, width = images.shape
@@ -152,7 +90,7 @@ def _groups(tops: list[int], lefts: list[int], config: InferenceConfig) -> Itera
         yield places[start : start + config.window_batch]
 
 
-def _whole(model: DenseModel, batch: Batch) -> Tensor:
+def _whole(model: PredictingModel, batch: Batch) -> Tensor:
     """The output by pixel (B, K, h, w) in fp32 or better, at the head's own stride."""
     outputs, name = model(batch), _dense(model)
     if name not in outputs or outputs[name].ndim != 4:
@@ -162,15 +100,3 @@ def _whole(model: DenseModel, batch: Batch) -> Tensor:
             "set mode: whole, scales: [1.0], flip: false"
         )
     return full_precision(outputs[name])
-
-
-def _resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images of this size as they are; others as floats in [0, 1]."""
-    if images.shape[-2:] == size:
-        return images
-    floats = images if images.is_floating_point() else images.float() / 255
-    return F.interpolate(floats, size=size, mode="bilinear", antialias=True)
-
-
-def _pair(extent: int | tuple[int, int]) -> tuple[int, int]:
-    return (extent, extent) if isinstance(extent, int) else extent

@@ -1,0 +1,97 @@
+"""What passes between data, models and metrics: samples, batches, outputs and predictions."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypedDict
+
+import torch
+from torch import Tensor
+
+IGNORE = -1
+"""The class index of pixels without a label, in every mask and every loss, whatever the files use."""
+Split = Literal["train", "val"]
+Outputs = dict[str, Tensor]
+
+
+class Target(TypedDict, total=False):
+    """What is to be found in one picture, N things, at the size of the picture that stands beside it.
+
+    boxes (N, 4) xyxy in pixels, fp32 to learn from and fp64 to score by; labels (N,) int64 class indices; masks
+    (N, H, W) bool where the data has them and they were asked for. Of validation alone: crowd (N,) bool, groups that
+    any number of detections may lie in, and areas (N,) fp64 in pixels, by which sizes are told.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor
+    crowd: Tensor
+    areas: Tensor
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Things found in one picture, best first: boxes (N, 4) xyxy in its pixels, scores (N,), labels (N,) class indices.
+
+    masks (N, H, W) bool where the head gives them; category_ids (N,) are the labels under the data set's own numbers.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+    category_ids: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, chosen: Tensor | slice) -> "Detections":
+        """Those at some indices, or of a bool mask (N,)."""
+        return self._each(lambda tensor: tensor[chosen])
+
+    def cpu(self) -> "Detections":
+        """The same on the CPU."""
+        return self._each(Tensor.cpu)
+
+    def named(self, category_ids: Sequence[int]) -> "Detections":
+        """The same with the number of each class in the data set, none given: the class indices."""
+        if not category_ids:
+            return replace(self, category_ids=self.labels)
+        return replace(self, category_ids=torch.tensor(category_ids, device=self.labels.device)[self.labels])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Detections":
+        present = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Detections(**{name: change(tensor) for name, tensor in present.items() if tensor is not None})
+
+
+class Sample(TypedDict, total=False):
+    """image (C, H, W) uint8; mask (H, W) int16, IGNORE where unlabelled; depth (H, W) fp32 metres, 0 where unknown;
+    target: the things in the picture."""
+
+    id: str
+    image: Tensor
+    mask: Tensor
+    depth: Tensor
+    target: Target
+    skipped: list[str]
+
+
+class Batch(TypedDict, total=False):
+    """images (B, C, H, W), uint8 or floats in [0, 1]; masks (B, H, W); depth (B, H, W) in metres, 0 where unknown;
+    targets: the things in each picture; extents: (B, 2) int64, (h, w) of each picture at the top left of images that
+    are padded, absent where none is; sizes: (H, W) of predictions; lean: only the head itself reads its outputs, at
+    the pictures' size: any will do."""
+
+    ids: list[str]
+    images: Tensor
+    extents: Tensor
+    lean: bool
+    masks: Tensor
+    depth: Tensor
+    targets: list[Target]
+    sizes: list[tuple[int, int]]
+    skipped: list[str]
+
+
+Predictions = list[Any]
+"""One entry for each picture of the batch: a (H, W) tensor of class indices for segmentation, of metres for depth, and
+Detections for heads that find things."""

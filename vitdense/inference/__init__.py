@@ -1,0 +1,18 @@
+"""From a model to predictions at any picture's size: whole, in windows, at several scales, flipped."""
+
+import torch
+
+from vitdense.contracts import Batch, Predictions
+from vitdense.inference.config import InferenceConfig, PredictingModel, fit, window_starts
+from vitdense.inference.dense import blend_weights, read_off
+from vitdense.inference.detection import detect
+
+__all__ = ["InferenceConfig", "PredictingModel", "blend_weights", "fit", "infer", "window_starts"]
+
+
+@torch.no_grad()
+def infer(model: PredictingModel, batch: Batch, config: InferenceConfig) -> Predictions:
+    """One prediction for each of batch["images"] (B, C, H, W), at batch["sizes"]."""
+    if model.head.detects:
+        return detect(model, batch, config)
+    return read_off(model, batch, config)
