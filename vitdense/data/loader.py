@@ -8,7 +8,7 @@ from functools import partial
 import cv2
 import numpy as np
 import torch
-from torch.nn import functional as F
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vitdense.contracts import Batch, DataConfig, Sample, Samples
@@ -171,14 +171,22 @@ def collate(samples: Sequence[Sample], canvas: Canvas | None = None) -> Batch:
     if fixed is not None or len(set(sizes)) > 1:
         batch["extents"] = torch.tensor(sizes)
         height, width = fixed or _largest(sizes)
-        images = [F.pad(each, (0, width - each.shape[-1], 0, height - each.shape[-2])) for each in images]
-    if samples:
+        batch["images"] = _padded(images, (height, width))
+    elif samples:
         batch["images"] = torch.stack(images)
     if samples and "mask" in samples[0]:
         batch["masks"] = torch.stack([sample["mask"] for sample in samples])
     if samples and "depth" in samples[0]:
         batch["depth"] = torch.stack([sample["depth"] for sample in samples])
     return batch
+
+
+def _padded(images: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """B pictures (C, h, w) -> (B, C, H, W), each at the top left: written once, into memory that is zero already."""
+    padded = images[0].new_zeros((len(images), len(images[0]), *size))
+    for place, image in zip(padded, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = image
+    return padded
 
 
 def _largest(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
