@@ -56,6 +56,10 @@ def _panel(batch: Batch, predictions: Predictions, place: int, model: Model) -> 
     """Picture, truth and prediction of one place in a batch; of depth its relative error too."""
     pixels = batch["images"][place].permute(1, 2, 0).cpu()  # (H, W, 3)
     result = predictions[place].cpu()
+    if model.head.detects:
+        size = batch["sizes"][place]
+        target = batch["targets"][place] if "targets" in batch else None
+        return pictures.things_panel(pixels[: size[0], : size[1]], target, result, model.classes, model.palette)
     if model.head.dense == "depth":
         return pictures.depth_panel(pixels, batch["depth"][place].cpu(), result.float())
     return pictures.panel(pixels, batch["masks"][place].cpu(), result, model.classes, model.palette)

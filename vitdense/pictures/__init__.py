@@ -1,5 +1,8 @@
-"""What a person looks at, and what tools write: masks and depth over pictures, panels, sheets, files."""
+"""What a person looks at, and what tools write: masks, boxes and depth over pictures, panels, sheets, files."""
 
+from vitdense.pictures.boxes import draw_things as draw_things
+from vitdense.pictures.boxes import save_overlay as save_overlay
+from vitdense.pictures.boxes import things_panel as things_panel
 from vitdense.pictures.depth import colour_depth as colour_depth
 from vitdense.pictures.depth import depth_panel as depth_panel
 from vitdense.pictures.depth import depth_range as depth_range
