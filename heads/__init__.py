@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from heads import depth_anything, dpt, fcn, linear, segformer, smp, upernet  # noqa: F401  (each file registers names)
+from heads import depth_anything as depth_anything
+from heads import detr as detr
+from heads import dpt as dpt
+from heads import fcn as fcn
+from heads import linear as linear
+from heads import segformer as segformer
+from heads import smp as smp
+from heads import upernet as upernet
 from vitdense.contracts import HEADS, Head, Level
 
 __all__ = ["create_head"]
