@@ -167,7 +167,7 @@ ROWS = (
         ),
         {"cpu": Goal(0.08, 1.0)},
         (
-            "All begin with what they keep in memory, ours with arrays, the peers with indexed records: none reads JSON. "
+            "Each begins with what it keeps in memory, ours with arrays, peers with indexed records; none reads JSON. "
             "pycocotools takes a minute a round; `--peers faster-coco-eval` leaves it out.",
             "All twelve numbers agree at 1e-12.",
         ),

@@ -117,20 +117,22 @@ class _Line:
     matched: Bits
     ignored: Bits
 
+    def at(self, chosen: slice | Flags) -> "_Line":
+        """A part of them."""
+        matched, ignored = self.matched[chosen], self.ignored[chosen]
+        return _Line(self.scores[chosen], self.ranks[chosen], self.inside[:, chosen], matched, ignored)
+
     def upto(self, rank: int) -> "_Line":
         """Those of a lower rank in their picture."""
         kept = self.ranks < rank
-        if kept.all():
-            return self
-        columns = (self.scores, self.ranks, self.inside, self.matched, self.ignored)
-        return _Line(*(column[..., kept] for column in columns))
+        return self if kept.all() else self.at(kept)
 
 
 def _accumulate(ranked: _Ranked, matches: Matches, totals: Counts, max_detections: tuple[int, ...]) -> Curves:
     """totals: (A, K) true things that are to be found."""
     order, found = ranked.by_class, ranked.found
     inside = ~outside(found.areas)[:, order]
-    columns = (found.scores[order], ranked.ranks[order], inside, matches.matched[order], matches.ignored[order])
+    everything = _Line(found.scores[order], ranked.ranks[order], inside, matches.matched[order], matches.ignored[order])
     ends = np.cumsum(np.bincount(found.labels, minlength=totals.shape[1])).tolist()
     sizes, classes = totals.shape
     curves = Curves(
@@ -140,8 +142,7 @@ def _accumulate(ranked: _Ranked, matches: Matches, totals: Counts, max_detection
         max_detections,
     )
     for index in np.flatnonzero(totals[0]).tolist():
-        span = slice(ends[index - 1] if index else 0, ends[index])
-        line = _Line(*(column[..., span] for column in columns))
+        line = everything.at(slice(ends[index - 1] if index else 0, ends[index]))
         present = np.flatnonzero(totals[:, index])
         for number, most in enumerate(max_detections):
             precision, recall, scores = _trace(line.upto(most), totals[:, index])
@@ -184,7 +185,8 @@ def _needed(totals: Counts) -> Counts:
     number = np.maximum(totals, 1)[:, None]
     choices = np.stack([guess - 1, guess, guess + 1, guess + 2])
     enough = choices / number >= RECALLS
-    return np.maximum(np.take_along_axis(choices, enough.argmax(axis=0)[None], axis=0)[0], 1)
+    fewest: Counts = np.take_along_axis(choices, enough.argmax(axis=0)[None], axis=0)[0]
+    return np.maximum(fewest, 1)
 
 
 def _mean(values: Floats) -> float:

@@ -27,7 +27,7 @@ class Matches:
 def size_bits(flags: Flags) -> Bits:
     """(4, N) -> (N,): for each size that is set, the bits of all its thresholds."""
     each = np.uint64(2 ** len(THRESHOLDS) - 1) << _shifts()
-    return np.where(flags, each[:, None], _NONE).sum(axis=0, dtype=np.uint64)
+    return np.asarray(np.where(flags, each[:, None], _NONE).sum(axis=0, dtype=np.uint64))
 
 
 def unpack(bits: Bits) -> Flags:
@@ -93,7 +93,7 @@ def _line_up(pairs: Pairs, groups: Ints, ignored: Bits) -> _Events:
 def _bits_by_reached() -> Bits:
     """(11,): for the number of thresholds that an overlap reaches, their bits in every size."""
     low = np.uint64(1) << np.arange(len(THRESHOLDS) + 1, dtype=np.uint64)
-    return ((low - np.uint64(1)) << _shifts()[:, None]).sum(axis=0, dtype=np.uint64)
+    return np.asarray(((low - np.uint64(1)) << _shifts()[:, None]).sum(axis=0, dtype=np.uint64))
 
 
 def _shifts() -> Bits:

@@ -42,7 +42,7 @@ def _by_boxes(found: FoundThings, truth: TrueThings, spans: Ints) -> Iterator[Pa
     each = np.arange(lengths.sum()) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
     first, counts = np.repeat(first, lengths), np.repeat(counts, lengths)  # now of each thing found
     ends = np.cumsum(counts)
-    cuts = np.searchsorted(ends, np.arange(BLOCK, ends[-1] + BLOCK, BLOCK), side="left") + 1 if len(ends) else []
+    cuts = np.searchsorted(ends, np.arange(BLOCK, counts.sum() + BLOCK, BLOCK), side="left") + 1
     low, found_sides, true_sides = 0, _Sides(found.boxes), _Sides(truth.boxes)
     for high in np.minimum(cuts, len(each)).tolist():
         number = counts[low:high]

@@ -1,7 +1,7 @@
 """What COCO's evaluation is over: the things of the truth and those found, as columns over all pictures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
@@ -44,8 +44,9 @@ class TrueThings:
 
     def at(self, chosen: Ints) -> "TrueThings":
         """Those at some indices."""
-        columns = (self.pictures, self.labels, self.boxes, self.areas, self.crowd)
-        return TrueThings(*(np.take(column, chosen, axis=0) for column in columns), masks=pick(self.masks, chosen))
+        boxes, masks = np.take(self.boxes, chosen, axis=0), pick(self.masks, chosen)
+        columns = (self.pictures[chosen], self.labels[chosen], boxes, self.areas[chosen], self.crowd[chosen])
+        return TrueThings(*columns, masks=masks)
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,13 @@ class FoundThings:
 
     def at(self, chosen: Ints) -> "FoundThings":
         """Those at some indices."""
-        columns = (self.pictures, self.labels, self.boxes, self.scores, self.areas)
-        return FoundThings(*(np.take(column, chosen, axis=0) for column in columns), masks=pick(self.masks, chosen))
+        boxes, masks = np.take(self.boxes, chosen, axis=0), pick(self.masks, chosen)
+        columns = (self.pictures[chosen], self.labels[chosen], boxes, self.scores[chosen], self.areas[chosen])
+        return FoundThings(*columns, masks=masks)
+
+    def without_masks(self) -> "FoundThings":
+        """The same, to be compared by boxes."""
+        return replace(self, masks=None)
 
 
 def pick(masks: Sequence[Rle] | None, chosen: Ints) -> list[Rle] | None:
