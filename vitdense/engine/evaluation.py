@@ -12,7 +12,7 @@ from torch import Tensor
 from vitdense import pictures
 from vitdense.contracts import Batch, Metric, Predictions, Samples
 from vitdense.data.loader import Batches, eval_loader
-from vitdense.engine.launch import sum_over_processes
+from vitdense.engine.launch import gather_from_processes, sum_over_processes
 from vitdense.inference import infer
 from vitdense.model import Model
 from vitdense.recipe import Recipe
@@ -49,6 +49,7 @@ def evaluate(
             seen += len(predictions)
     if fabric.world_size > 1:
         metric.reduce(partial(sum_over_processes, fabric))
+        metric.gather(partial(gather_from_processes, fabric))
     return metric.compute(), metric
 
 
