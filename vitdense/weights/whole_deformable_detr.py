@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vitdense.errors import WeightsError
@@ -133,8 +134,9 @@ def _whole(checkpoint: Checkpoint, parts: Parts, made: dict[str, Any], options: 
         "query_position_embeddings.", "reference_points.",
     )  # fmt: skip
     parts.finish()
-    if "class_embed.0.weight" not in state:
-        raise WeightsError(f"{checkpoint.source} lacks the head of its Deformable DETR: it has {first(state)}")
+    for needed in ("class_embed.0.weight", "level_embed"):
+        if needed not in state:
+            raise WeightsError(f"{checkpoint.source} lacks {needed} of its Deformable DETR: it has {first(state)}")
     classes, channels = state["class_embed.0.weight"].shape
     options |= {
         "num_classes": classes,
@@ -177,8 +179,8 @@ def _backbone(checkpoint: Checkpoint, parts: Parts) -> dict[str, Any]:
     if kind != "timm_backbone":
         return {**other_parts(checkpoint, parts), "multiple": 1}
     # timm's list of a network's stages puts an underscore where the network itself has a dot.
-    body = {re.sub(r"^(stem|stages|layers)_(\d+)\.", r"\1.\2.", key): t for key, t in parts.take(_BACKBONE).items()}
-    body = {re.sub(r"^backbone\.", "", key): tensor for key, tensor in body.items()}
+    given = parts.take(_BACKBONE, strip=_BACKBONE)
+    body = {re.sub(r"^(stem|stages|layers)_(\d+)\.", r"\1.\2.", key): tensor for key, tensor in given.items()}
     stride = network.get("output_stride")
     config = {} if stride in (None, 32) else {"output_stride": stride}
     indices = tuple(network.get("out_indices") or (2, 3, 4))
@@ -192,5 +194,8 @@ def _timm(checkpoint: Checkpoint, name: str, body: dict[str, Tensor], **options:
         "mean": facts.get("image_mean", (0.485, 0.456, 0.406)),
         "std": facts.get("image_std", (0.229, 0.224, 0.225)),
     }
+    # Frozen norms count no batches, and are norms of timm's here, which do.
+    norms = [key.removesuffix("running_var") for key in body if key.endswith("running_var")]
+    body = {**{f"{norm}num_batches_tracked": torch.zeros((), dtype=torch.int64) for norm in norms}, **body}
     weights = replace(checkpoint, state=body, config={"pretrained_cfg": statistics}, preprocessor={})
     return {"backbone": f"timm/{name}", "options": options, "weights": weights}
