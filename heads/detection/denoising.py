@@ -82,7 +82,7 @@ def _slots(targets: Targets) -> Tensor:
 
 def _other_labels(labels: Tensor, chance: float, num_classes: int) -> Tensor:
     """labels: (B, D) -> the same with some replaced by any class; those that stand for nothing stay."""
-    changed = torch.rand(labels.shape, device=labels.device) < chance
+    changed = torch.rand(labels.shape, dtype=torch.float32, device=labels.device) < chance
     others = torch.randint(0, num_classes, labels.shape, dtype=torch.int32, device=labels.device)
     return torch.where(changed & (labels != num_classes), others.long(), labels)
 
