@@ -157,7 +157,7 @@ def _check_ids(path: Path, key: str, ids: list[Any], known: dict[Id, int], truth
     if strangers:
         shown = listed(list(dict.fromkeys(map(repr, strangers))))
         kinds = f"; there they are {_kind_of(next(iter(known)))}s" if known else ""
-        raise DataError(f"{path}: {len(strangers)} results have a {key} that {truth} does not know: {shown}{kinds}")
+        raise DataError(f"{path}: {len(strangers)} results are of {key}s that {truth} does not know: {shown}{kinds}")
 
 
 def _boxes(path: Path, what: str, records: Records) -> Floats:
