@@ -32,7 +32,7 @@ class Polygons:
         from pycocotools import mask as coco_mask
 
         runs = coco_mask.frPyObjects([part.ravel().tolist() for part in parts], *size)
-        return np.asarray(coco_mask.decode(coco_mask.merge(runs)), np.uint8)
+        return Runs(decode_counts(coco_mask.merge(runs)["counts"].decode()), size).mask(size)
 
 
 @dataclass(frozen=True, slots=True)
