@@ -185,7 +185,7 @@ def test_predictions_that_are_none_are_named(mistake: Callable[..., str], tmp_pa
     good = results_of(truth)[0]
     assert "is no list of results, but object" in mistake(truth, {"results": []})
     assert "is no JSON" in mistake(truth, "[{")
-    assert "result 0 is no object, but number" in mistake(truth, [3])
+    assert "number 0 of the results is no object, but number" in mistake(truth, [3])
     assert "2 results have no 'score': 0, 1" in mistake(
         truth, [{**good, "score": 1}, good][:0] + [without(good, "score")] * 2
     )
@@ -242,6 +242,7 @@ def test_a_truth_that_cant_be_used_is_named(mistake: Callable[..., str]) -> None
     truth = truth_of([1], [1])
     assert "is no ground truth: it must be an object with lists of images" in mistake([], [])
     assert "1 ids of images occur more than once: 1" in mistake({**truth, "images": truth["images"] * 2}, [])
+    assert "1 categories have no 'id': 0" in mistake({**truth, "categories": [{}]}, [])
     mixed = {**truth, "categories": [{"id": 1}, {"id": "2"}]}
     assert "ids of categories must be all whole numbers or all strings, given 1, 2" in mistake(mixed, [])
     lacking = {**truth, "annotations": [without(truth["annotations"][0], "bbox")]}

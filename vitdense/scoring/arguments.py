@@ -71,6 +71,16 @@ def add_things(commands: Any) -> None:
         things.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def add_panoptic(commands: Any) -> None:
+    """`panoptic`: segments of things and stuff, in COCO's JSON and PNGs."""
+    panoptic = commands.add_parser("panoptic", help="segments of things and stuff, in COCO's JSON and PNGs")
+    for side, name in (("truth", "GT"), ("predictions", "PRED")):
+        panoptic.add_argument(side, type=Path, metavar=f"{name}.json", help=f"the segments of the {side}")
+        panoptic.add_argument(f"{side}_folder", type=Path, metavar=f"{name}_FOLDER", help="its maps, as PNGs")
+    panoptic.add_argument("--per-class", action="store_true", help="PQ, SQ and RQ of each class too")
+    panoptic.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def depth_config(options: argparse.Namespace) -> DepthErrorConfig:
     """What `depth` was asked to count; UserError where the range is none."""
     chosen = {"min_depth": options.min, "max_depth": options.max, "crop": options.crop, "align": options.align}

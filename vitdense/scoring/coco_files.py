@@ -54,7 +54,7 @@ def read_truth(path: Path, kind: Kind) -> Truth:
     places = [{number: index for index, number in enumerate(part)} for part in (images, categories)]
     all_records: Records = content["annotations"]
     wanted = ("image_id", "category_id", "bbox" if kind == "boxes" else "segmentation")
-    check_records(path, "annotation", all_records, wanted)
+    check_records(path, "annotations", all_records, wanted)
     records = [
         record for record in all_records if record["image_id"] in places[0] and record["category_id"] in places[1]
     ]
@@ -80,7 +80,7 @@ def read_results(path: Path, truth: Truth, kind: Kind) -> Results:
     boxed = bool(records) and isinstance(records[0], dict) and bool(records[0].get("bbox"))
     masked = kind == "masks" or (not boxed and bool(records) and _has(records[0], "segmentation"))
     wanted = ["image_id", "category_id", "score", *(["segmentation"] if masked else []), *(["bbox"] if boxed else [])]
-    check_records(path, "result", records, wanted if masked or boxed else [*wanted, "bbox"])
+    check_records(path, "results", records, wanted if masked or boxed else [*wanted, "bbox"])
     for key, known in (("image_id", truth.pictures), ("category_id", truth.categories)):
         _check_ids(path, key, [record[key] for record in records], known, truth.path)
     pictures, labels = _indices(records, truth.pictures, truth.categories)
@@ -112,15 +112,15 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is no JSON: {error}") from None
 
 
-def check_records(path: Path, what: str, records: Sequence[object], keys: Iterable[str]) -> None:
-    """Each record must be an object with these keys."""
+def check_records(place: object, what: str, records: Sequence[object], keys: Iterable[str]) -> None:
+    """Each record must be an object with these keys; place and what: for messages, as in "a.json" and "results"."""
     for index, record in enumerate(records):
         if not isinstance(record, dict):
-            raise DataError(f"{path}: {what} {index} is no object, but {_kind_of(record)}")
+            raise DataError(f"{place}: number {index} of the {what} is no object, but {_kind_of(record)}")
     for key in keys:
-        lacking = [index for index, record in enumerate(records) if _has(record, key) is False]
+        lacking = [index for index, record in enumerate(records) if not _has(record, key)]
         if lacking:
-            raise DataError(f"{path}: {len(lacking)} {what}s have no {key!r}: {listed(lacking)} (counted from 0)")
+            raise DataError(f"{place}: {len(lacking)} {what} have no {key!r}: {listed(lacking)} (counted from 0)")
 
 
 def _has(record: object, key: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 
 from vitdense import cli
-from vitdense.scoring import coco, coco_plots, depth, masks
+from vitdense.scoring import coco, coco_plots, depth, masks, panoptic
 from vitdense.scoring.arguments import depth_config
 from vitdense.scoring.pairs import Pairs, pair_depth, pair_files
 
@@ -50,11 +50,25 @@ def score_things(options: argparse.Namespace) -> None:
     print(coco.as_line(scored))
 
 
+def score_panoptic(options: argparse.Namespace) -> None:
+    """Segments of things and stuff: the summary, and classes where they are asked for."""
+    scored = panoptic.score_panoptic(
+        options.truth, options.truth_folder, options.predictions, options.predictions_folder
+    )
+    if options.json:
+        print(cli.to_json(panoptic.as_dict(scored, per_class=options.per_class)))
+        return
+    if options.per_class:
+        Console().print(panoptic.as_table(scored))
+    print("  ".join(f"{name} {value:.4f}" for name, value in scored.quality.compute().items()))
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "miou": score_miou,
     "depth": score_depth,
     "boxes": score_things,
     "masks": score_things,
+    "panoptic": score_panoptic,
 }
 
 
