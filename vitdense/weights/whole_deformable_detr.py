@@ -178,9 +178,7 @@ def _backbone(checkpoint: Checkpoint, parts: Parts) -> dict[str, Any]:
         return swin_parts(checkpoint, parts)
     if kind != "timm_backbone":
         return {**other_parts(checkpoint, parts), "multiple": 1}
-    # timm's list of a network's stages puts an underscore where the network itself has a dot.
-    given = parts.take(_BACKBONE, strip=_BACKBONE)
-    body = {re.sub(r"^(stem|stages|layers)_(\d+)\.", r"\1.\2.", key): tensor for key, tensor in given.items()}
+    body = parts.take(_BACKBONE, strip=_BACKBONE)
     stride = network.get("output_stride")
     config = {} if stride in (None, 32) else {"output_stride": stride}
     indices = tuple(network.get("out_indices") or (2, 3, 4))
