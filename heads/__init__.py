@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from heads import depth_anything, dpt, fcn, linear, segformer, smp, upernet  # noqa: F401  (each file registers names)
+from heads import depth_anything, dpt, fcn, linear, rtdetr, segformer, smp, upernet  # noqa: F401  (each file registers names)
 from vitdense.contracts import HEADS, Head, Level
 from vitdense.errors import UserError
 
