@@ -68,7 +68,7 @@ def read(checkpoint: Checkpoint) -> Whole:
     made = _backbone(checkpoint, parts)
     options = {
         "num_heads": _same(checkpoint, "encoder_attention_heads", "decoder_attention_heads", 8),
-        "hidden": _same(checkpoint, "encoder_ffn_dim", "decoder_ffn_dim", 1024),
+        "mlp_channels": _same(checkpoint, "encoder_ffn_dim", "decoder_ffn_dim", 1024),
         "with_box_refine": bool(config.get("with_box_refine")),
         "encoder_points": config.get("encoder_n_points", 4),
         "decoder_points": config.get("decoder_n_points", 4),
@@ -107,7 +107,7 @@ def read_original(checkpoint: Checkpoint) -> Whole:
         points.append(state[f"{kind}.attention_weights.bias"].numel() // (8 * levels))
     queries = state.get("query_position_embeddings.weight")
     options = {
-        "hidden": len(state["encoder.layers.0.mlp.fc1.bias"]),
+        "mlp_channels": len(state["encoder.layers.0.mlp.fc1.bias"]),
         "with_box_refine": "transformer.decoder.bbox_embed.0.layers.0.weight" in checkpoint.state,
         "encoder_points": points[0],
         "decoder_points": points[1],
