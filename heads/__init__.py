@@ -8,6 +8,7 @@ from heads import detr as detr
 from heads import dpt as dpt
 from heads import fcn as fcn
 from heads import linear as linear
+from heads import rtdetr as rtdetr
 from heads import segformer as segformer
 from heads import smp as smp
 from heads import upernet as upernet

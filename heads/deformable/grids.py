@@ -75,3 +75,8 @@ class Grids:
         if ratios is None:
             return points[:, :, None]
         return points[:, :, None] * ratios.repeat(1, 1, points.shape[-1] // 2)[:, None]
+
+    def maps(self, cells: Tensor) -> list[Tensor]:
+        """cells: (B, S, C) -> the maps (B, C, h, w) they are of."""
+        parts = cells.split([height * width for height, width in self.shapes], dim=1)
+        return [part.mT.unflatten(2, shape) for part, shape in zip(parts, self.shapes, strict=True)]

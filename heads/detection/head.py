@@ -47,7 +47,6 @@ class DetectionHead(Head):
     scores: Literal["softmax", "sigmoid"] = "sigmoid"
     frame: Literal["picture", "canvas"] = "picture"
     label_loss = "loss_ce"
-    query_masks: QueryMasks | None = None
 
     def __init__(self, config: DetectionConfig, levels: tuple[Level, ...]) -> None:
         super().__init__()
@@ -57,6 +56,7 @@ class DetectionHead(Head):
             raise UserError("a detection head needs the maps of pictures, got levels with a time stride")
         self.config = config
         self.num_classes = config.num_classes
+        self.query_masks: QueryMasks | None = None
 
     @abstractmethod
     def label_losses(self, logits: Tensor, boxes: Tensor, matches: Matches, targets: Targets, number: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def read(checkpoint: Checkpoint) -> Whole:
     made = _backbone(checkpoint, parts)
     options = {
         "num_heads": _same(checkpoint, "encoder_attention_heads", "decoder_attention_heads", 8),
-        "hidden": _same(checkpoint, "encoder_ffn_dim", "decoder_ffn_dim", 1024),
+        "mlp_channels": _same(checkpoint, "encoder_ffn_dim", "decoder_ffn_dim", 1024),
         "with_box_refine": bool(config.get("with_box_refine")),
         "encoder_points": config.get("encoder_n_points", 4),
         "decoder_points": config.get("decoder_n_points", 4),
@@ -107,7 +107,7 @@ def read_original(checkpoint: Checkpoint) -> Whole:
         points.append(state[f"{kind}.attention_weights.bias"].numel() // (8 * levels))
     queries = state.get("query_position_embeddings.weight")
     options = {
-        "hidden": len(state["encoder.layers.0.mlp.fc1.bias"]),
+        "mlp_channels": len(state["encoder.layers.0.mlp.fc1.bias"]),
         "with_box_refine": "transformer.decoder.bbox_embed.0.layers.0.weight" in checkpoint.state,
         "encoder_points": points[0],
         "decoder_points": points[1],
@@ -178,9 +178,7 @@ def _backbone(checkpoint: Checkpoint, parts: Parts) -> dict[str, Any]:
         return swin_parts(checkpoint, parts)
     if kind != "timm_backbone":
         return {**other_parts(checkpoint, parts), "multiple": 1}
-    # timm's list of a network's stages puts an underscore where the network itself has a dot.
-    given = parts.take(_BACKBONE, strip=_BACKBONE)
-    body = {re.sub(r"^(stem|stages|layers)_(\d+)\.", r"\1.\2.", key): tensor for key, tensor in given.items()}
+    body = parts.take(_BACKBONE, strip=_BACKBONE)
     stride = network.get("output_stride")
     config = {} if stride in (None, 32) else {"output_stride": stride}
     indices = tuple(network.get("out_indices") or (2, 3, 4))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from heads.detection.boxes import overlaps, to_corners
+from heads.detection.boxes import inverse_sigmoid, overlaps, to_corners
 from heads.detection.denoising import DenoisingConfig, count_groups, denoise, denoising_matches
 from heads.detection.targets import Targets, picture_of_each
 
@@ -30,14 +30,15 @@ def targets_of(*counts: int) -> Targets:
 
 
 def theirs(targets: Targets, config: DenoisingConfig) -> Any:
-    from transformers.models.rt_detr_v2.modeling_rt_detr_v2 import get_contrastive_denoising_training_group
+    from transformers.models.rt_detr_v2 import modeling_rt_detr_v2
 
+    group: Any = modeling_rt_detr_v2.get_contrastive_denoising_training_group
     labels = [
         {"class_labels": targets.labels[targets.pictures == i], "boxes": targets.boxes[targets.pictures == i]}
         for i in range(len(targets.counts))
     ]
     noise = (config.queries, config.label_noise, config.box_noise)
-    return get_contrastive_denoising_training_group(labels, CLASSES, QUERIES, lambda x: x, *noise)
+    return group(labels, CLASSES, QUERIES, lambda x: x, *noise)
 
 
 @pytest.mark.parametrize("counts", [(3, 0, 5), (1,), (4, 4), (0, 2)])
@@ -51,22 +52,22 @@ def test_queries_and_mask_are_those_of_transformers(counts: tuple[int, ...], que
     torch.manual_seed(1)
     ours = denoise(targets, config, num_classes=CLASSES, num_queries=QUERIES)
     assert torch.equal(ours.labels, labels.long())
-    clamped = ours.boxes.clamp(1e-5, 1 - 1e-5)  # as transformers does before it takes logits
-    torch.testing.assert_close(clamped, boxes.sigmoid(), rtol=0, atol=1e-12 if boxes.dtype.itemsize == 8 else 1e-6)
+    torch.testing.assert_close(inverse_sigmoid(ours.boxes), boxes)
     assert torch.equal(ours.visible, mask == 0)
     assert count_groups(targets, config) == facts["dn_num_group"]
 
 
 @pytest.mark.parametrize("counts", [(3, 0, 5), (2,)])
 def test_matches_are_those_of_transformers(counts: tuple[int, ...]) -> None:
-    from transformers.loss.loss_rt_detr import RTDetrLoss
+    from transformers.loss import loss_rt_detr
 
+    known: Any = loss_rt_detr.RTDetrLoss.get_cdn_matched_indices
     targets, config = targets_of(*counts), DenoisingConfig(queries=20)
     facts = theirs(targets, config)[3]
     labels = [{"class_labels": targets.labels[targets.pictures == i]} for i in range(len(counts))]
     wanted = {
         (picture, int(query), targets.starts[picture] + int(target))
-        for picture, pair in enumerate(RTDetrLoss.get_cdn_matched_indices(facts, labels))
+        for picture, pair in enumerate(known(facts, labels))
         for query, target in zip(*pair, strict=True)
     }
     matches = denoising_matches(targets, config, layers=3)

@@ -14,7 +14,6 @@ from transformers import (
     DeformableDetrForObjectDetection,
     ResNetConfig,
     SwinConfig,
-    TimmBackboneConfig,
 )
 
 import vitdense
@@ -63,9 +62,6 @@ MODELS: dict[str, Callable[[], Any]] = {
     "timm": lambda: of_timm(**TWO_STAGE),
     "timm, one level": lambda: of_timm(num_feature_levels=1),
     "timm, dilated": lambda: of_timm("resnet26", dilation=True),
-    "timm, convnext": lambda: detector(
-        TimmBackboneConfig(backbone="convnext_atto", out_indices=[1, 2, 3], use_pretrained_backbone=False)
-    ),
 }
 
 
@@ -114,13 +110,7 @@ def check(ours: Any, theirs: Any, apart: Apart, sizes: list[tuple[int, int]], dt
 def test_logits_and_boxes_equal_transformers(name: str, enliven: Enliven, apart: Apart, tmp_path: Path) -> None:
     theirs = published(MODELS[name](), tmp_path, enliven)
     ours = vitdense.load_model(tmp_path)
-    sizes = [(96, 128)] if "convnext" in name else [(96, 128), (107, 139)]
-    if "convnext" in name:  # which floors the sizes of its maps, where ours pads: only whole pictures are compared
-        images = torch.rand(1, 3, *sizes[0])
-        found, expected = ours({"images": images}), theirs(ours.normalise(images))
-        assert apart([found["logits"]], [expected.logits]) < SINGLE
-        assert apart([found["boxes_cxcywh"]], [expected.pred_boxes]) < SINGLE
-        return
+    sizes = [(96, 128), (107, 139)]
     check(ours, theirs, apart, sizes, torch.float32, SINGLE)
     check(ours, theirs, apart, sizes, torch.float64, DOUBLE)
 
