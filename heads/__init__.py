@@ -4,7 +4,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from heads import depth_anything, dpt, fcn, linear, rtdetr, segformer, smp, upernet  # noqa: F401  (each file registers names)
+from heads import (  # noqa: F401  (each file registers names)
+    deformable_detr,
+    depth_anything,
+    dpt,
+    fcn,
+    linear,
+    rtdetr,
+    segformer,
+    smp,
+    upernet,
+)
 from vitdense.contracts import HEADS, Head, Level
 from vitdense.errors import UserError
 

@@ -15,7 +15,7 @@ from vitdense.contracts import ADAPTERS, BACKBONES, HEADS, Batch, Outputs
 from vitdense.errors import UserError, WeightsError
 from vitdense.inference import InferenceConfig
 from vitdense.layers.embed import crop_rows_and_columns, pad_rows_and_columns
-from vitdense.model import Model
+from vitdense.model import Model, blank_padding
 from vitdense.pictures import make_palette
 from vitdense.weights.parts import Part
 from vitdense.weights.whole import read_whole
@@ -33,10 +33,12 @@ class PaddedModel(Model):
     def forward(self, batch: Batch) -> Outputs:
         """batch["images"]: (B, C, H, W) -> the head's outputs by pixel, ceil(H / stride) by ceil(W / stride)."""
         images = self.normalise(batch["images"])
+        if "extents" in batch:
+            images = blank_padding(images, batch["extents"])
         padded = pad_rows_and_columns(images, self.multiple, channels_last=False)
         lean = batch.get("lean", False) and padded.shape == images.shape
         outputs: Outputs = self.head(self.backbone(padded), {**batch, "images": padded, "lean": lean})
-        if lean:
+        if lean or self.head.detects:
             return outputs
         return {name: _cut(maps, images, padded) for name, maps in outputs.items()}
 
