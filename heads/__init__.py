@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from heads import (  # noqa: F401  (each file registers names)
     deformable_detr,
     depth_anything,
+    detr,
     dpt,
     fcn,
     linear,
