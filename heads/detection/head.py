@@ -47,7 +47,7 @@ class DetectionHead(Head):
     scores: Literal["softmax", "sigmoid"] = "sigmoid"
     frame: Literal["picture", "canvas"] = "picture"
     label_loss = "loss_ce"
-    query_masks: QueryMasks | None = None
+    query_masks: QueryMasks | None
 
     def __init__(self, config: DetectionConfig, levels: tuple[Level, ...]) -> None:
         super().__init__()
@@ -56,6 +56,7 @@ class DetectionHead(Head):
         if any(level.time_stride is not None for level in levels):
             raise UserError("a detection head needs the maps of pictures, got levels with a time stride")
         self.config = config
+        self.query_masks = None  # not of the class, where it would hide a head's own
         self.num_classes = config.num_classes
 
     @abstractmethod
