@@ -1,7 +1,7 @@
 """What a person looks at, and what tools write: masks, boxes and depth over pictures, panels, sheets, files."""
 
+from vitdense.pictures.boxes import draw_likely as draw_likely
 from vitdense.pictures.boxes import draw_things as draw_things
-from vitdense.pictures.boxes import save_overlay as save_overlay
 from vitdense.pictures.boxes import things_panel as things_panel
 from vitdense.pictures.charts import Panel as Panel
 from vitdense.pictures.charts import chart_sheet as chart_sheet

@@ -1,7 +1,6 @@
 """Things laid over pictures: a box, a name and, where there are some, a mask for each; and panels beside the truth."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -64,9 +63,9 @@ def things_panel(
     return canvas
 
 
-def save_overlay(image: Pixels, found: Detections, classes: Sequence[str], palette: Palette, path: Path) -> None:
-    """image: (H, W, 3), with what was found with a score of SHOWN_FROM or more, as a JPEG."""
-    draw_things(image, found[found.scores >= SHOWN_FROM], classes, palette).save(path, quality=92)
+def draw_likely(image: Pixels, found: Detections, classes: Sequence[str], palette: Palette) -> Image.Image:
+    """image: (H, W, 3) -> it with what was found with a score of SHOWN_FROM or more."""
+    return draw_things(image, found[found.scores >= SHOWN_FROM], classes, palette)
 
 
 def as_detections(truth: Target) -> Detections:
