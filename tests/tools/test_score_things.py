@@ -1,7 +1,7 @@
 """score.py boxes and masks: official numbers, ids as they are, plots, and one clear message for each mistake."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,9 @@ def write(folder: Path, truth: Any, results: Any) -> tuple[Path, Path]:
     return paths
 
 
-def truth_of(pictures: list[int | str], categories: list[int | str]) -> Content:
+def truth_of(pictures: Sequence[int | str], categories: Sequence[int | str]) -> Content:
     """One box of every category in every picture, of 10 x 10 pixels in 30 x 20."""
-    annotations = [
+    annotations: list[Content] = [
         {"image_id": picture, "category_id": category, "bbox": [5, 6, 10, 10], "area": 100, "iscrowd": 0}
         for picture in pictures
         for category in categories

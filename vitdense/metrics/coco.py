@@ -83,10 +83,12 @@ class Coco(Metric):
         return {PREFIXES[kind] + name: value for kind in self.kinds for name, value in curves[kind].stats().items()}
 
     def details(self) -> Mapping[str, Any]:
-        """Columns by class, NaN where absent: AP, AP50, AP75 and AR, of masks as mask_AP and so on."""
-        curves = self.curves()
+        """Columns by class, NaN where absent: class_AP, class_AP50, class_AP75 and class_AR, of masks class_mask_AP and
+        so on; other names than those of `compute`, since the two are printed as one object."""
         columns = {
-            PREFIXES[kind] + name: column for kind in self.kinds for name, column in curves[kind].by_class().items()
+            f"class_{PREFIXES[kind]}{name}": column
+            for kind, curves in self.curves().items()
+            for name, column in curves.by_class().items()
         }
         return {"classes": list(self.classes), **columns}
 

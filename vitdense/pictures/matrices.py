@@ -13,6 +13,7 @@ from vitdense.pictures.sheets import GAP, INK, MARGIN, MUTED, PAPER, ROW_HEIGHT,
 _SHARES = (0.0, 0.15, 0.5, 1.0)
 _RAMP = np.array([(247, 249, 252), (198, 219, 239), (86, 148, 205), (11, 61, 122)], np.float64)
 _SMALL = 13
+_SCALE = 220
 _SPLIT = 4
 """Pixels between the classes and the background."""
 
@@ -35,13 +36,13 @@ def confusion_matrix(
     top = MARGIN + 2 * ROW_HEIGHT + longest + 10
     extent = len(labels) * side + _SPLIT
     heading = ImageFont.load_default(TEXT_SIZE + 3)
-    width = max(left + extent + MARGIN, math.ceil(heading.getlength(title)) + 2 * MARGIN)
+    width = max(left + max(extent, _SCALE + 80) + MARGIN, math.ceil(heading.getlength(title)) + 2 * MARGIN)
     canvas = Image.new("RGB", (width, top + extent + GAP + SWATCH + ROW_HEIGHT + MARGIN), PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((MARGIN, MARGIN), title, INK, heading, anchor="lm")
     _draw_labels(canvas, labels, (left, top), side, font)
     _draw_cells(draw, numbers, (left, top), side)
-    _draw_scale(canvas, (left, top + extent + GAP), min(extent, 260))
+    _draw_scale(canvas, (left, top + extent + GAP))
     return canvas
 
 
@@ -95,14 +96,14 @@ def _turned(text: str, ink: tuple[int, int, int], font: ImageFont.FreeTypeFont |
     return image.transpose(Image.Transpose.ROTATE_90)
 
 
-def _draw_scale(canvas: Image.Image, corner: tuple[int, int], width: int) -> None:
+def _draw_scale(canvas: Image.Image, corner: tuple[int, int]) -> None:
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_SMALL)
     left, top = corner
-    ramp = _colours(np.linspace(0, 1, width))[None]  # (1, W, 3)
+    ramp = _colours(np.linspace(0, 1, _SCALE))[None]  # (1, W, 3)
     canvas.paste(Image.fromarray(np.repeat(ramp, SWATCH, axis=0)), corner)
     for part, anchor in ((0.0, "lt"), (0.5, "mt"), (1.0, "rt")):
-        draw.text((left + part * width, top + SWATCH + 6), f"{part:.0%}", MUTED, font, anchor=anchor)
-    draw.text((left + width + 14, top + SWATCH / 2), "of a row", MUTED, font, anchor="lm")
+        draw.text((left + part * _SCALE, top + SWATCH + 6), f"{part:.0%}", MUTED, font, anchor=anchor)
+    draw.text((left + _SCALE + 14, top + SWATCH / 2), "of a row", MUTED, font, anchor="lm")
 
 
 def _colours(shares: NDArray[np.float64]) -> NDArray[np.uint8]:

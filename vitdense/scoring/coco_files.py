@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vitdense.errors import DataError
 from vitdense.metrics.coco_masks import areas_of, boxes_of
@@ -112,13 +111,13 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is no JSON: {error}") from None
 
 
-def check_records(place: object, what: str, records: Sequence[object], keys: Iterable[str]) -> None:
+def check_records(place: object, what: str, records: Sequence[Any], keys: Iterable[str]) -> None:
     """Each record must be an object with these keys; place and what: for messages, as in "a.json" and "results"."""
     for index, record in enumerate(records):
         if not isinstance(record, dict):
             raise DataError(f"{place}: number {index} of the {what} is no object, but {_kind_of(record)}")
     for key in keys:
-        lacking = [index for index, record in enumerate(records) if not _has(record, key)]
+        lacking = [index for index, record in enumerate(records) if key not in record]
         if lacking:
             raise DataError(f"{place}: {len(lacking)} {what} have no {key!r}: {listed(lacking)} (counted from 0)")
 
@@ -171,10 +170,10 @@ def _boxes(path: Path, what: str, records: Records) -> Floats:
 
 def _numbers(path: Path, what: str, key: str, values: list[Any], *, each: int = 1) -> Floats:
     """Finite numbers, `each` of which belong to one record."""
-    wrong = [
-        index for index, value in enumerate(values) if isinstance(value, bool) or not isinstance(value, int | float)
-    ]
-    array: NDArray[np.float64] = np.array([] if wrong else values, np.float64)
+    wrong: list[int] = []
+    if not set(map(type, values)) <= {int, float}:
+        wrong = [index for index, value in enumerate(values) if type(value) not in (int, float)]
+    array: Floats = np.array([] if wrong else values, np.float64)
     wrong += np.flatnonzero(~np.isfinite(array)).tolist()
     if wrong:
         first = wrong[0]

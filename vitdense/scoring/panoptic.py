@@ -1,5 +1,6 @@
 """Scores of panoptic segmentation in COCO's form: JSON, and PNGs whose colours are the ids of segments."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,9 @@ def score_panoptic(
     sides = (_read(truth, truth_folder, content), _read(predictions, folder, read_json(predictions)))
     missing = [number for number in sides[0].records if number not in sides[1].records]
     strange = [number for number in sides[1].records if number not in sides[0].records]
-    for numbers, text in ((missing, "has no prediction for"), (strange, "has predictions without truth for")):
-        if numbers:
-            raise DataError(f"{predictions} {text} {len(numbers)} images: {listed(numbers)}")
+    for images, text in ((missing, "has no prediction for"), (strange, "has predictions without truth for")):
+        if images:
+            raise DataError(f"{predictions} {text} {len(images)} images: {listed(images)}")
     quality = PanopticQuality([bool(record["isthing"]) for record in categories])
     numbers = {(sides[0].file(number), sides[1].file(number)): number for number in sides[0].records}
 
@@ -107,6 +108,10 @@ def _read(path: Path, folder: Path, content: Any) -> _Side:
         raise DataError(f"{folder} is not a folder")
     records: Records = content["annotations"]
     check_records(path, "annotations", records, ("image_id", "file_name", "segments_info"))
+    for key in ("image_id", "file_name"):
+        twice = [name for name, times in Counter(str(record[key]) for record in records).items() if times > 1]
+        if twice:
+            raise DataError(f"{path}: {len(twice)} {key}s occur more than once: {listed(twice)}")
     return _Side(path, folder, {record["image_id"]: record for record in records})
 
 

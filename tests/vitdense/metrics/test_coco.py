@@ -144,8 +144,10 @@ def test_perfect_boxes_are_found_in_full_precision() -> None:
 
 
 def test_columns_by_class_and_nothing_at_all() -> None:
-    details = counted(list(range(12)), iou_type="both").details()
-    assert list(details) == ["classes", *(p + n for p in ("", "mask_") for n in ("AP", "AP50", "AP75", "AR"))]
+    metric = counted(list(range(12)), iou_type="both")
+    details = metric.details()
+    assert not details.keys() & metric.compute().keys()  # tools print them as one object
+    assert list(details) == ["classes", *(f"class_{p}{n}" for p in ("", "mask_") for n in ("AP", "AP50", "AP75", "AR"))]
     assert {len(column) for column in details.values()} == {3}
     assert counted([]).compute() == counted([4, 8]).compute() == dict.fromkeys(counted([]).compute(), -1.0)
 
