@@ -53,7 +53,7 @@ class SamplingJob(Job):
 
     def outcome(self) -> Outcome:
         """The sums, and all gradients in double precision."""
-        found = {"sums": self._run().detach()}
+        found = {"map": self._run().detach()}
         twin = copy.copy(self)
         twin.inputs = [each.detach().double().requires_grad_() for each in self.inputs]
         twin.above = self.above.double()
