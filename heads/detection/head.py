@@ -147,6 +147,13 @@ class DetectionHead(Head):
             found.append(Detections(placed, scores[index], labels[index], masks))
         return found
 
+    def deploy(self, outputs: Outputs, size: tuple[int, int]) -> Outputs:
+        """boxes (B, n, 4) xyxy in pixels of pictures of size (H, W), scores and labels (B, n), best first."""
+        scores, labels, queries = self.best(outputs["logits"])
+        corners = to_corners(outputs["boxes_cxcywh"].gather(1, queries[..., None].expand(-1, -1, 4)))
+        x, y = corners[..., 0::2] * size[1], corners[..., 1::2] * size[0]
+        return {"boxes": torch.stack([x, y], dim=-1).flatten(-2), "scores": scores, "labels": labels}
+
     def best(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """logits: (B, Q, K) -> scores, labels and queries (B, n), best first: of each query its best class where one
         class more stands for nothing, else the best of all pairs of query and class.

@@ -16,12 +16,15 @@ from vitdense.ops.deformable import Shapes
 @dataclass(frozen=True)
 class Refined:
     """What the layers that answer say, L of them in training and the last one else: logits (L, B, Q, K), boxes
-    (L, B, Q, 4). Of distributions besides, corners (L', B, Q, 4 * (bins + 1)) and origins (B, Q, 4), the boxes that
-    they move; the first of the layers is then what came before any distribution, so that L = L' + 1.
+    (L, B, Q, 4), and the last one's queries (B, Q, C).
+
+    Of distributions besides, corners (L', B, Q, 4 * (bins + 1)) and origins (B, Q, 4), the boxes that they move; the
+    first of the layers is then what came before any distribution, so that in training L = L' + 1.
     """
 
     logits: Tensor
     boxes: Tensor
+    queries: Tensor
     corners: Tensor | None = None
     origins: Tensor | None = None
 
@@ -77,7 +80,7 @@ class Decoder(nn.Module):
             if self.training or layer is self.layers[-1]:
                 logits.append(score(queries))
                 found.append(moved)
-        return Refined(torch.stack(logits), torch.stack(found))
+        return Refined(torch.stack(logits), torch.stack(found), queries)
 
 
 def score_layer(width: int, num_classes: int) -> nn.Linear:

@@ -137,4 +137,4 @@ class DistributionDecoder(nn.Module):
                 logits.append(self.lqe_layers[index](plain, corners))
                 found.append(refined)
                 distributions.append(corners)
-        return Refined(torch.stack(logits), torch.stack(found), torch.stack(distributions), origins)
+        return Refined(torch.stack(logits), torch.stack(found), queries, torch.stack(distributions), origins)

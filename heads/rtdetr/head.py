@@ -8,6 +8,7 @@ from heads.detection import DetectionHead
 from heads.detection.boxes import inverse_sigmoid
 from heads.detection.denoising import count_groups, denoise, denoising_matches
 from heads.detection.losses import count_targets, varifocal
+from heads.detection.masks import QueryMasks
 from heads.detection.matching import Matches
 from heads.detection.targets import Targets
 from heads.rtdetr.blocks import Projection
@@ -51,6 +52,8 @@ class RtDetr(DetectionHead):
             nn.init.xavier_uniform_(self.denoising_class_embed.weight.data[:-1])
         self.selection = Selection(config, self.num_classes)
         self.decoder = self.make_decoder(config)
+        if config.masks:
+            self.query_masks = QueryMasks([inner] * len(read), width, width)
 
     def projection(self, config: RtDetrConfig) -> nn.Module:
         """What brings a map of the encoder to the decoder's width."""
@@ -63,7 +66,8 @@ class RtDetr(DetectionHead):
     def forward(self, features: list[Tensor], batch: Batch) -> Outputs:
         """features: (B, C_i, h_i, w_i), finest first, as many as there are levels."""
         chosen = zip(self.encoder_input_proj, self.chosen, strict=True)
-        memory, shapes = self._memory(self.encoder([project(features[index]) for project, index in chosen]))
+        maps = self.encoder([project(features[index]) for project, index in chosen])
+        memory, shapes = self._memory(maps)
         proposals: Proposals = self.selection(memory, shapes)
         queries, boxes, visible, noisy = proposals.queries.detach(), proposals.boxes.detach(), None, 0
         if self.training and self.denoises and "targets" in batch:
@@ -73,7 +77,8 @@ class RtDetr(DetectionHead):
             queries = torch.cat([self.denoising_class_embed(noise.labels).to(queries.dtype), queries], dim=1)
             boxes = torch.cat([inverse_sigmoid(noise.boxes).sigmoid().to(boxes.dtype), boxes], dim=1)
         refined: Refined = self.decoder(queries, boxes, memory, shapes, visible)
-        return self.outputs(refined, proposals, noisy, noised=visible is not None)
+        masks = self.mask_outputs(refined.queries[:, noisy:], maps, batch)
+        return self.outputs(refined, proposals, noisy, noised=visible is not None) | masks
 
     def _memory(self, maps: list[Tensor]) -> tuple[Tensor, Shapes]:
         """Maps (B, C, h_i, w_i) -> all cells (B, S, C') of the decoder's levels, and their grids (h, w)."""
@@ -118,6 +123,7 @@ class RtDetr(DetectionHead):
         own = Matches(matches.pictures, matches.queries[1:], matches.targets[1:])
         found |= self.stack_losses(logits, boxes, own, targets, number)
         found |= self.distribution_losses(outputs, "layer", boxes, own, targets, number)
+        found |= self.mask_losses(outputs, own, targets, batch, number)
         if "denoising_logits" in outputs:
             logits, boxes = self.stack(outputs, "denoising")
             known = denoising_matches(targets, self.denoising, layers=len(logits))

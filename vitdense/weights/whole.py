@@ -10,6 +10,7 @@ from vitdense.weights import (
     whole_dpt,
     whole_midas,
     whole_mmseg,
+    whole_rtdetr,
     whole_upernet,
 )
 from vitdense.weights.contents import Checkpoint
@@ -27,6 +28,9 @@ def read_whole(source: Source) -> Whole:
         "dpt": whole_dpt.read,
         "depth_anything": whole_depth_anything.read,
         "deformable_detr": whole_deformable_detr.read,
+        "rt_detr": whole_rtdetr.read,
+        "rt_detr_v2": whole_rtdetr.read,
+        "d_fine": whole_rtdetr.read,
     }
     kind = checkpoint.config.get("model_type")
     if kind in kinds:

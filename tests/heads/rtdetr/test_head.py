@@ -249,3 +249,22 @@ class _Boxes(torch.nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor:
         boxes: Tensor = self.head(maps, {"images": torch.zeros(2, 3, 128, 96)})["boxes_cxcywh"]
         return boxes
+
+
+@pytest.mark.parametrize("name", ["rtdetr", "dfine"])
+def test_masks_are_learned_and_found(name: str, make_batch: Make, make_maps: Make) -> None:
+    levels = (Level(4, 8), Level(4, 16))
+    options: dict[str, Any] = {"hidden_dim": 16, "encoder_hidden_dim": 24, "encoder_heads": 2, "decoder_heads": 2}
+    options |= {"decoder_layers": 2, "num_queries": 9, "max_detections": 7, "masks": True}
+    head: Any = create_head(name, levels, num_classes=5, **options)
+    batch, _ = make_batch(100, 90, torch.float32)
+    for target in batch["targets"]:
+        target["masks"] = torch.rand(len(target["labels"]), 100, 90) > 0.5
+    maps = make_maps(100, 90, torch.float32, levels)
+    losses = head.losses(head(maps, batch), batch)
+    assert {"loss_mask", "loss_dice"} <= losses.keys()
+    torch.autograd.backward(torch.stack(list(losses.values())).sum())
+    assert all(parameter.grad is not None for parameter in head.parameters())
+    head.eval()
+    found = head.predict(head(maps, batch), {**batch, "sizes": [(100, 90), (40, 50)]})
+    assert [each.masks.shape for each in found] == [(7, 100, 90), (7, 40, 50)]
