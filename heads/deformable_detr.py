@@ -131,13 +131,13 @@ class DeformableDetr(DetectionHead):
     def reset_parameters(self) -> None:
         """As published: few things at first, in boxes of a tenth of the picture around where queries look."""
         for classes in self.class_embed:
-            nn.init.constant_(classes.bias, -math.log(99))
+            nn.init.constant_(classes.get_parameter("bias"), -math.log(99))
         for index, boxes in enumerate(self.bbox_embed):
-            last = boxes.layers[-1]
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            bias = boxes.get_parameter("layers.2.bias")
+            nn.init.zeros_(boxes.get_parameter("layers.2.weight"))
+            nn.init.zeros_(bias)
             if index == 0 and not self.config.two_stage:
-                nn.init.constant_(last.bias[2:].data, -2.0)
+                nn.init.constant_(bias.data[2:], -2.0)
         if not self.config.two_stage:
             nn.init.xavier_uniform_(self.reference_points.weight)
             nn.init.zeros_(self.reference_points.bias)
@@ -194,15 +194,10 @@ class DeformableDetr(DetectionHead):
         noise = denoise(targets, self.config.denoising, num_classes=classes, num_queries=count)
         content = self.denoising_class_embed(noise.labels).to(start.content.dtype)
         positions = self.first_stage.embed(inverse_sigmoid(noise.boxes))[..., : content.shape[-1]]
-        joined = (
-            torch.cat(pair, dim=1)
-            for pair in (
-                (content, start.content),
-                (positions.to(start.positions.dtype), start.positions),
-                (noise.boxes.to(start.references.dtype), start.references),
-            )
-        )
-        return Queries(*joined, allowed=noise.visible), len(noise)
+        noisy = (content, positions.to(start.positions.dtype), noise.boxes.to(start.references.dtype))
+        plain = (start.content, start.positions, start.references)
+        content, positions, references = (torch.cat(pair, dim=1) for pair in zip(noisy, plain, strict=True))
+        return Queries(content, positions, references, noise.visible), len(noise)
 
     def _decode(self, start: Queries, cells: Tensor, grids: Grids) -> tuple[Tensor, Tensor]:
         """The queries (L, B, Q, C) and boxes (L, B, Q, 4) of the layers that are asked for."""

@@ -14,6 +14,9 @@ from vitdense.contracts import Batch, Head, Level, Target
 from vitdense.errors import UserError
 from vitdense.weights.whole_deformable_detr import renamed
 
+Config: Any = DeformableDetrConfig  # typed by their fields, which are not all they take
+Criterion: Any = DeformableDetrImageLoss
+ResNet: Any = ResNetConfig
 LEVELS = (Level(6, 8), Level(8, 16), Level(10, 32))
 TOLERANCES = [(torch.float32, 1e-5), (torch.float64, 1e-9)]
 REFINE, TWO_STAGE = {"with_box_refine": True}, {"with_box_refine": True, "two_stage": True}
@@ -62,8 +65,8 @@ def randomise(module: nn.Module) -> None:
 
 def reference(dtype: torch.dtype, **kind: bool) -> Any:
     stages: Any = {"embedding_size": 4, "hidden_sizes": [4, 6, 8, 10], "depths": [1, 1, 1, 1]}
-    config = DeformableDetrConfig(
-        backbone_config=ResNetConfig(**stages, out_features=["stage2", "stage3", "stage4"]),
+    config = Config(
+        backbone_config=ResNet(**stages, out_features=["stage2", "stage3", "stage4"]),
         d_model=32,
         encoder_attention_heads=4,
         decoder_attention_heads=4,
@@ -80,7 +83,7 @@ def reference(dtype: torch.dtype, **kind: bool) -> Any:
         auxiliary_loss=True,
         **kind,
     )
-    model = DeformableDetrForObjectDetection(config)
+    model: Any = DeformableDetrForObjectDetection(config)
     randomise(model)
     return model.to(dtype)
 
@@ -193,7 +196,7 @@ def test_losses_of_the_first_stage_are_those_of_one_class(dtype: torch.dtype, to
     assert kept.any()
     assert (~kept).any() == (extents is not None)
     matcher = DeformableDetrHungarianMatcher(class_cost=1, bbox_cost=5, giou_cost=2)
-    criterion = DeformableDetrImageLoss(matcher, CLASSES, 0.25, ["labels", "boxes"])
+    criterion = Criterion(matcher, CLASSES, 0.25, ["labels", "boxes"])
     targets = [{**each, "class_labels": torch.zeros_like(each["class_labels"])} for each in in_shares(batch)]
     wanted = criterion({"logits": expected.enc_outputs_class, "pred_boxes": boxes}, targets)
     losses = ours.losses(found, batch)

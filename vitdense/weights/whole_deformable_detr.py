@@ -15,7 +15,7 @@ from vitdense.weights.parts import Part, Parts, Whole, count_of, expect, first, 
 from vitdense.weights.whole_upernet import other_parts, swin_parts
 
 _BACKBONE = "backbone."
-_BLOCKS = {
+_BLOCKS: dict[tuple[bool, tuple[int, ...]], str] = {
     (False, (2, 2, 2, 2)): "resnet18",
     (False, (3, 4, 6, 3)): "resnet34",
     (True, (3, 4, 6, 3)): "resnet50",
@@ -92,8 +92,8 @@ def read_original(checkpoint: Checkpoint) -> Whole:
     state = renamed(checkpoint.state, _ORIGINAL + _OURS)
     for key in [key for key in state if key.endswith((".in_proj_weight", ".in_proj_bias"))]:
         kind = key.rpartition("_")[2]
-        for name, part in zip("qkv", state.pop(key).chunk(3), strict=True):
-            state[key.rpartition(".")[0] + f".{name}_proj.{kind}"] = part
+        for letter, part in zip("qkv", state.pop(key).chunk(3), strict=True):
+            state[key.rpartition(".")[0] + f".{letter}_proj.{kind}"] = part
     parts = Parts(checkpoint.source, state)
     body = parts.take(_BACKBONE, strip=_BACKBONE)
     depths = tuple(count_of(body, rf"layer{i}\.(\d+)\.") for i in (1, 2, 3, 4))
@@ -120,10 +120,9 @@ def renamed(state: Mapping[str, Tensor], table: tuple[tuple[str, str], ...] = _S
     """The tensors under the names that a table's patterns lead to, one after the other."""
     found = {}
     for key, tensor in state.items():
-        name = key
         for pattern, put in table:
-            name = re.sub(pattern, put, name)
-        found[name] = tensor
+            key = re.sub(pattern, put, key)
+        found[key] = tensor
     return found
 
 
