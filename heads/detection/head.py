@@ -159,10 +159,9 @@ class DetectionHead(Head):
         class more stands for nothing, else the best of all pairs of query and class.
         """
         if self.scores == "softmax":
-            scores, labels = logits.softmax(-1)[..., :-1].max(-1)
-            scores, queries = scores.sort(stable=True, dim=-1, descending=True)
-            limit = self.config.max_detections
-            return scores[:, :limit], labels.gather(1, queries)[:, :limit], queries[:, :limit]
+            best, labels = logits.softmax(-1)[..., :-1].max(-1)
+            scores, queries = best.topk(min(self.config.max_detections, best.shape[1]))
+            return scores, labels.gather(1, queries), queries
         flat = logits.sigmoid().flatten(1)
         scores, places = flat.topk(min(self.config.max_detections, flat.shape[1]))
         return scores, places % logits.shape[-1], places // logits.shape[-1]
