@@ -87,11 +87,17 @@ def read_original(checkpoint: Checkpoint) -> Whole:
     network = _resnet(body) if resnet else _hgnet(body)
     network["out_indices"] = list(range(5 - levels, 5))
     facts = {"backbone_config": {"model_type": "rt_detr_resnet" if resnet else "hgnet_v2", **network}}
-    made = {
+    made: dict[str, Any] = {
         "backbone": f"hf/{facts['backbone_config']['model_type']}",
         "weights": replace(checkpoint, state=body, config=facts, preprocessor={}),
-        "options": {"out_indices": tuple(range(4 - levels, 4)), "mean": (0.0,) * 3, "std": (1.0,) * 3},
+        "options": {
+            "out_indices": tuple(range(4 - levels, 4)),
+            "mean": (0.0,) * 3,
+            "std": (1.0,) * 3,
+            "frozen_norm": True,
+        },
     }
+
     options = _options(checkpoint.source, head, points)
     name = "rtdetr"
     if distributed:
