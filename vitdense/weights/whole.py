@@ -11,6 +11,7 @@ from vitdense.weights import (
     whole_midas,
     whole_mmseg,
     whole_rtdetr,
+    whole_rtdetr_original,
     whole_upernet,
 )
 from vitdense.weights.contents import Checkpoint
@@ -39,12 +40,13 @@ def read_whole(source: Source) -> Whole:
         (whole_mmseg.is_of, whole_mmseg.read),
         (whole_midas.is_of, whole_midas.read),
         (whole_deformable_detr.is_of, whole_deformable_detr.read_original),
+        (whole_rtdetr_original.is_of, whole_rtdetr_original.read_original),
     ):
         if kind is None and signed(checkpoint.state):
             return read(checkpoint)
     named = f"a {kind}" if kind is not None else f"of keys that begin with {sorted(checkpoint.state)[:4]}"
     raise WeightsError(
         f"{checkpoint.source} is {named}: whole models that are known here are transformers' {', '.join(kinds)}, "
-        "mmseg's UperNet, the authors' DPT and Deformable DETR; "
+        "mmseg's UperNet, the authors' DPT, Deformable DETR, RT-DETR and D-FINE; "
         "weights of a backbone go to create_backbone(name, weights=...)"
     )

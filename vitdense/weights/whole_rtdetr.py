@@ -56,6 +56,8 @@ def read(checkpoint: Checkpoint) -> Whole:
         "mean": _statistic(checkpoint, "image_mean", 0.0),
         "std": _statistic(checkpoint, "image_std", 1.0),
     }
+    if config.get("freeze_backbone_batch_norms", True):
+        made["options"]["frozen_norm"] = True
     state = head_state(parts)
     name = _MODELS[config["model_type"]]
     options = _options(config) | (_distribution(config) if name == "dfine" else {})

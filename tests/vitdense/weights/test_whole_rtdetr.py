@@ -1,13 +1,14 @@
 """transformers' RT-DETR and D-FINE, loaded whole from what save_pretrained wrote, give transformers' answers."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import vitdense
 from vitdense.inference import infer
@@ -101,7 +102,7 @@ MODELS: dict[str, Make] = {
 }
 
 
-def alive(module: nn.Module) -> nn.Module:
+def alive(module: nn.Module) -> Any:
     """Random weights that carry a signal through every layer, and statistics that are not 0 and 1."""
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
@@ -143,6 +144,110 @@ def test_answers_equal_transformers(name: str, tmp_path: Path) -> None:
             assert given.dtype == dtype
             assert given.shape == wanted.shape
             assert float((given - wanted).abs().max() / wanted.abs().mean().clamp(min=1)) < bound
+
+
+# From transformers' names in memory back to those of the authors, as the scripts that made transformers' files went.
+BACK = (
+    (r"^model\.", ""),
+    (r"^backbone\.model\.", "backbone."),
+    (r"\.convolution\.", ".conv."),
+    (r"^encoder\.aifi\.(\d+)\.layers\.(\d+)\.self_attn_layer_norm\.", r"encoder.encoder.\1.layers.\2.norm1."),
+    (r"^encoder\.aifi\.(\d+)\.layers\.(\d+)\.final_layer_norm\.", r"encoder.encoder.\1.layers.\2.norm2."),
+    (r"^encoder\.aifi\.", "encoder.encoder."),
+    (r"mlp\.(?:fc1|layers\.0)\.", "linear1."),
+    (r"mlp\.(?:fc2|layers\.1)\.", "linear2."),
+    (r"^encoder_input_proj\.(\d+)\.0\.", r"encoder.input_proj.\1.conv."),
+    (r"^encoder_input_proj\.(\d+)\.1\.", r"encoder.input_proj.\1.norm."),
+    (r"^decoder_input_proj\.(\d+)\.0\.", r"decoder.input_proj.\1.conv."),
+    (r"^decoder_input_proj\.(\d+)\.1\.", r"decoder.input_proj.\1.norm."),
+    (r"^decoder\.layers\.(\d+)\.self_attn_layer_norm\.", r"decoder.decoder.layers.\1.norm1."),
+    (r"^decoder\.layers\.(\d+)\.encoder_attn_layer_norm\.", r"decoder.decoder.layers.\1.norm2."),
+    (r"^decoder\.layers\.(\d+)\.final_layer_norm\.", r"decoder.decoder.layers.\1.norm3."),
+    (r"^decoder\.layers\.(\d+)\.encoder_attn\.", r"decoder.decoder.layers.\1.cross_attn."),
+    (r"^decoder\.(layers|lqe_layers)\.", r"decoder.decoder.\1."),
+    (r"cross_attn\.n_points_scale", "cross_attn.num_points_scale"),
+    (r"^decoder\.class_embed\.", "decoder.dec_score_head."),
+    (r"^decoder\.bbox_embed\.", "decoder.dec_bbox_head."),
+    (r"^enc_output\.0\.", "decoder.enc_output.proj."),
+    (r"^enc_output\.1\.", "decoder.enc_output.norm."),
+    (r"^(enc_score_head|enc_bbox_head|denoising_class_embed)\.", r"decoder.\1."),
+    (r"o_proj\.", "out_proj."),
+)
+RESNET = (
+    (r"normalization\.", "norm."),
+    (r"^backbone\.embedder\.embedder\.0\.", "backbone.conv1.conv1_1."),
+    (r"^backbone\.embedder\.embedder\.1\.", "backbone.conv1.conv1_2."),
+    (r"^backbone\.embedder\.embedder\.2\.", "backbone.conv1.conv1_3."),
+    (r"^backbone\.encoder\.stages\.(\d+)\.layers\.(\d+)\.", r"backbone.res_layers.\1.blocks.\2."),
+    (r"\.shortcut\.1\.", ".short.conv."),
+    (r"\.shortcut\.", ".short."),
+    (r"^(backbone\..*)\.layer\.0\.", r"\1.branch2a."),
+    (r"^(backbone\..*)\.layer\.1\.", r"\1.branch2b."),
+    (r"^(backbone\..*)\.layer\.2\.", r"\1.branch2c."),
+)
+HGNET = (
+    (r"normalization\.", "bn."),
+    (r"^backbone\.embedder\.", "backbone.stem."),
+    (r"^backbone\.encoder\.", "backbone."),
+)
+ELAN = (
+    (r"^(encoder\.[fp][pa]n_blocks\.\d+)\.conv([14])\.", r"\1.cv\2."),
+    (r"^(encoder\.[fp][pa]n_blocks\.\d+)\.csp_rep1\.", r"\1.cv2.0."),
+    (r"^(encoder\.[fp][pa]n_blocks\.\d+)\.conv2\.", r"\1.cv2.1."),
+    (r"^(encoder\.[fp][pa]n_blocks\.\d+)\.csp_rep2\.", r"\1.cv3.0."),
+    (r"^(encoder\.[fp][pa]n_blocks\.\d+)\.conv3\.", r"\1.cv3.1."),
+    (r"^(encoder\.downsample_convs\.\d+)\.conv", r"\1.0.cv"),
+)
+
+
+def by_the_authors(theirs: Any, table: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
+    """The state under the authors' names; query, key and value of an attention are one tensor there."""
+    state: dict[str, Tensor] = {}
+    for key, tensor in theirs.model.state_dict().items():
+        name = key
+        for pattern, put in table:
+            name = re.sub(pattern, put, name)
+        state[name] = tensor.clone()
+    for key in [key for key in state if ".q_proj." in key]:
+        parts = [state.pop(key.replace(".q_proj.", f".{each}_proj.")) for each in "qkv"]
+        state[re.sub(r"\.q_proj\.(\w+)$", r".in_proj_\1", key)] = torch.cat(parts)
+    return state | {"decoder.anchors": torch.zeros(1, 4, 4), "decoder.valid_mask": torch.zeros(1, 4, 1)}
+
+
+EIGHT: Any = {"encoder_attention_heads": 8, "decoder_attention_heads": 8, "num_queries": 300}
+ORIGINALS: dict[str, tuple[Make, tuple[tuple[str, str], ...]]] = {
+    "rtdetr": (lambda: rtdetr(resnet(), hidden_expansion=0.5, **EIGHT), BACK + RESNET),
+    "rtdetr, bottlenecks": (
+        lambda: rtdetr(
+            resnet(hidden_sizes=[16, 32, 48, 64], layer_type="bottleneck"), encoder_in_channels=[32, 48, 64], **EIGHT
+        ),
+        BACK + RESNET,
+    ),
+    "first rtdetr": (lambda: first_rtdetr(resnet(), **EIGHT), BACK + RESNET),
+    "dfine": (lambda: dfine(hgnet(), **EIGHT, decoder_n_points=[3, 6, 3], hidden_expansion=0.5), BACK + HGNET + ELAN),
+    "dfine, nano": (
+        lambda: dfine(hgnet(use_learnable_affine_block=True, out_indices=[3, 4]), **NANO, **EIGHT),
+        BACK + HGNET + ELAN,
+    ),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_files_of_the_authors_give_the_same_answers(name: str, tmp_path: Path) -> None:
+    make, table = ORIGINALS[name]
+    theirs = alive(make())
+    state = by_the_authors(theirs, table)
+    assert "decoder.dec_score_head.0.weight" in state
+    torch.save({"ema": {"module": state}}, tmp_path / "model.pth")
+    ours = vitdense.load_model(tmp_path / "model.pth").double()
+    theirs = theirs.double()
+    exact_scales(theirs)
+    images = torch.rand(1, 3, 256, 320, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    expected, outputs = theirs(images), ours({"images": images})
+    for given, wanted in ((outputs["logits"], expected.logits), (outputs["boxes_cxcywh"], expected.pred_boxes)):
+        assert given.shape == wanted.shape
+        assert float((given - wanted).abs().max() / wanted.abs().mean().clamp(min=1)) < DOUBLE[1]
 
 
 @torch.no_grad()
