@@ -1,5 +1,7 @@
 """score.py boxes and masks: official numbers, ids as they are, plots, and one clear message for each mistake."""
 
+import contextlib
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -105,6 +107,30 @@ def test_gives_pycocotools_numbers_on_coco128(
     assert {key: found[key] for key in KEYS} == pytest.approx({key: expected[key] for key in KEYS}, abs=1e-6)
 
 
+def test_masks_with_boxes_give_what_pycocotools_makes_of_the_same_file(
+    shared_data: Path, answer: Callable[..., Content], tmp_path: Path
+) -> None:
+    """The boxes are small, so that sizes told by them differ from those told by masks."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    truth = shared_data / "coco128_train/annotations/instances_mask.json"
+    results = json.loads((shared_data / "eval_reference/coco128_train/mask_dets.json").read_text())
+    plain = answer("masks", *write(tmp_path, truth.read_text(), results))
+    for index, result in enumerate(results):
+        result["bbox"] = [5, 5, 10 + index % 150, 40]
+    boxed = answer("masks", *write(tmp_path, truth.read_text(), results))
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(truth))
+        evaluation = COCOeval(coco, coco.loadRes(results), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert [boxed[key] for key in KEYS] == pytest.approx(evaluation.stats.tolist(), abs=1e-12)
+    assert boxed["AP"] == plain["AP"]
+    assert boxed["APl"] != plain["APl"]
+
+
 @pytest.mark.parametrize("ids", [([0, 1], [0, 1]), ([397133, 12, 5], [90, 1]), (["b", "a"], ["x", "y"])])
 def test_ids_pass_through(
     answer: Callable[..., Content], tmp_path: Path, ids: tuple[list[int | str], list[int | str]]
@@ -202,6 +228,7 @@ def test_predictions_that_are_none_are_named(mistake: Callable[..., str], tmp_pa
     assert "bbox of result 0 must be [x, y, width, height], given [1, 2, 3]" in mistake(
         truth, [{**good, "bbox": [1, 2, 3]}]
     )
+    assert "bbox of result 0 must be" in mistake(truth, [{**good, "bbox": []}])
     assert "bbox of 1 results is no finite number: result 1 has inf" in mistake(
         truth, [good, {**good, "bbox": [1, 2, 3, float("inf")]}]
     )

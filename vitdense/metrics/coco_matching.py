@@ -4,16 +4,28 @@ Whether a thing is matched for a size (4) and a threshold (10) is one bit of 64.
 pictures don't meet, so that the n-th comparisons of all of them are made together.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitdense.metrics.coco_pairs import Pairs
-from vitdense.metrics.coco_things import RANGES, THRESHOLDS, Flags, Ints, outside, places_in_runs, stable_order
+from vitdense.metrics.coco_things import (
+    RANGES,
+    THRESHOLDS,
+    Flags,
+    Ints,
+    outside,
+    places_in_runs,
+    run_starts,
+    stable_order,
+)
 
 Bits = NDArray[np.uint64]
 _NONE = np.uint64(0)
+PORTION = 2**18
 
 
 @dataclass(frozen=True)
@@ -45,18 +57,28 @@ def match(pairs: Pairs, groups: Ints, num_found: int, areas: NDArray[np.float64]
     is no other; a crowd stays free.
     """
     ignored = size_bits(outside(areas) | crowd)
+    uses_up = np.where(crowd, _NONE, ~_NONE)
     taken = np.zeros(len(areas), np.uint64)
     matched, in_vain = np.zeros(num_found, np.uint64), np.zeros(num_found, np.uint64)
-    events = _line_up(pairs, groups, ignored)
-    uses_up = np.where(crowd, _NONE, ~_NONE)
-    for low, high in zip(events.cuts[:-1], events.cuts[1:], strict=True):
-        found, true = events.found[low:high], events.true[low:high]
-        mine, theirs = matched[found], taken[true]
-        chosen = events.bits[low:high] & ~mine & ~theirs
-        matched[found] = mine | chosen
-        taken[true] = theirs | (chosen & uses_up[true])
-        in_vain[found] |= chosen & ignored[true]
+    for portion, own_groups in _portions(pairs, groups):
+        events = _line_up(portion, own_groups, ignored)
+        for low, high in zip(events.cuts[:-1], events.cuts[1:], strict=True):
+            found, true = events.found[low:high], events.true[low:high]
+            mine, theirs = matched[found], taken[true]
+            chosen = events.bits[low:high] & ~mine & ~theirs
+            matched[found] = mine | chosen
+            taken[true] = theirs | (chosen & uses_up[true])
+            in_vain[found] |= chosen & ignored[true]
     return Matches(matched, in_vain)
+
+
+def _portions(pairs: Pairs, groups: Ints) -> Iterator[tuple[Pairs, Ints]]:
+    """Whole groups of some PORTION pairs, with their groups: crowded pictures would fill the memory otherwise."""
+    starts = np.append(run_starts(groups), len(groups))
+    cuts = starts[np.searchsorted(starts, np.arange(PORTION, len(groups), PORTION))]
+    for low, high in pairwise([0, *np.unique(cuts[cuts < len(groups)]).tolist(), len(groups)]):
+        part = slice(low, high)
+        yield Pairs(pairs.found[part], pairs.true[part], pairs.overlaps[part]), groups[part]
 
 
 @dataclass(frozen=True)

@@ -85,15 +85,14 @@ def read_results(path: Path, truth: Truth, kind: Kind) -> Results:
     pictures, labels = _indices(records, truth.pictures, truth.categories)
     scores = _numbers(path, "result", "score", [record["score"] for record in records])
     masks = as_rles(path, "result", records, pictures, truth.sizes) if masked else None
-    warnings: list[str] = []
-    if boxed:
+    warnings = []
+    if masks is None or boxed:
         boxes = _boxes(path, "result", records)
         areas = boxes[:, 2] * boxes[:, 3]
-        if kind == "masks":
-            warnings.append("the results have a bbox: as in pycocotools, sizes are told by it and not by the mask")
     else:
-        boxes = np.zeros((len(records), 4)) if masks is None else boxes_of(masks)
-        areas = np.zeros(len(records)) if masks is None else areas_of(masks)
+        boxes, areas = boxes_of(masks), areas_of(masks)
+    if boxed and kind == "masks":
+        warnings.append("the results have a bbox: as in pycocotools, sizes are told by it and not by the mask")
     things = FoundThings(pictures, labels, boxes, scores, areas, masks if kind == "masks" else None)
     return Results(things, warnings)
 
