@@ -17,6 +17,7 @@ from vitdense.inference import InferenceConfig
 from vitdense.layers.embed import crop_rows_and_columns, pad_rows_and_columns
 from vitdense.model import Model, blank_padding
 from vitdense.pictures import make_palette
+from vitdense.registry import faults_of
 from vitdense.weights.parts import Part
 from vitdense.weights.whole import read_whole
 
@@ -89,4 +90,5 @@ def _inference(overrides: Sequence[str]) -> InferenceConfig:
     try:
         return InferenceConfig.model_validate(given.get("inference", {}))
     except ValidationError as error:
-        raise UserError(f"inference: {'; '.join(fault['msg'] for fault in error.errors())}") from error
+        faults = faults_of(error, InferenceConfig)
+        raise UserError("; ".join(f"inference.{key}: {message}" for key, message in faults)) from error

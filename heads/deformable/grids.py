@@ -40,7 +40,7 @@ class Grids:
         if self.counts is None:
             return None
         sides = [like.new_full((), side) for height, width in self.shapes for side in (width, height)]
-        return self.counts / torch.stack(sides).unflatten(0, (-1, 2))
+        return self.counts / torch.stack(sides).view(-1, 2)
 
     def positions(self, channels: int, like: Tensor) -> list[Tensor]:
         """The sine embedding of each map's cells, (B or 1, h * w, channels)."""
@@ -50,7 +50,7 @@ class Grids:
             if self.valid is None:
                 cells = torch.ones(1, height, width, dtype=torch.bool, device=like.device)
             else:
-                cells = self.valid[:, start:stop].unflatten(1, (height, width))
+                cells = torch.unflatten(self.valid[:, start:stop], 1, (height, width))
             sines = sine_positions(cells, channels, centred=True, dtype=torch.promote_types(like.dtype, torch.float32))
             found.append(sines.flatten(2).mT)
             start = stop
@@ -75,3 +75,8 @@ class Grids:
         if ratios is None:
             return points[:, :, None]
         return points[:, :, None] * ratios.repeat(1, 1, points.shape[-1] // 2)[:, None]
+
+    def maps(self, cells: Tensor) -> list[Tensor]:
+        """cells: (B, S, C) -> the maps (B, C, h, w) they are of."""
+        parts = torch.split(cells, [height * width for height, width in self.shapes], dim=1)
+        return [torch.unflatten(part.mT, 2, shape) for part, shape in zip(parts, self.shapes, strict=True)]

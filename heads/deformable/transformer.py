@@ -7,26 +7,16 @@ from torch import Tensor, nn
 
 from heads.deformable.grids import Grids
 from heads.deformable.layers import DecoderLayer, EncoderLayer, inverse_sigmoid
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How large the layers are."""
-
-    channels: int
-    num_heads: int
-    num_levels: int
-    hidden: int
-    dropout: float
+from heads.detection.transformer import Shape
 
 
 class Encoder(nn.Module):
     """Layers in which each cell reads all levels."""
 
-    def __init__(self, sizes: Sizes, *, layers: int, points: int) -> None:
+    def __init__(self, shape: Shape, layers: int, *, levels: int, points: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(**vars(sizes), points=points) for _ in range(layers))
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.layers = nn.ModuleList(EncoderLayer(shape, levels=levels, points=points) for _ in range(layers))
+        self.dropout = nn.Dropout(shape.dropout)
 
     def forward(self, cells: Tensor, positions: Tensor, grids: Grids) -> Tensor:
         """cells: (B, S, C), positions: (B or 1, S, C) -> (B, S, C)."""
@@ -54,9 +44,9 @@ class Queries:
 class Decoder(nn.Module):
     """Layers in which queries read the encoder's cells."""
 
-    def __init__(self, sizes: Sizes, *, layers: int, points: int) -> None:
+    def __init__(self, shape: Shape, layers: int, *, levels: int, points: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(DecoderLayer(**vars(sizes), points=points) for _ in range(layers))
+        self.layers = nn.ModuleList(DecoderLayer(shape, levels=levels, points=points) for _ in range(layers))
 
     def forward(self, start: Queries, cells: Tensor, grids: Grids) -> Tensor:
         """cells: (B, S, C) -> (L, B, Q, C), the queries as each layer leaves them; references stay."""

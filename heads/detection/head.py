@@ -47,7 +47,6 @@ class DetectionHead(Head):
     scores: Literal["softmax", "sigmoid"] = "sigmoid"
     frame: Literal["picture", "canvas"] = "picture"
     label_loss = "loss_ce"
-    query_masks: QueryMasks | None
 
     def __init__(self, config: DetectionConfig, levels: tuple[Level, ...]) -> None:
         super().__init__()
@@ -56,8 +55,8 @@ class DetectionHead(Head):
         if any(level.time_stride is not None for level in levels):
             raise UserError("a detection head needs the maps of pictures, got levels with a time stride")
         self.config = config
-        self.query_masks = None  # not of the class, where it would hide a head's own
         self.num_classes = config.num_classes
+        self.query_masks: QueryMasks | None = None
 
     @abstractmethod
     def label_losses(self, logits: Tensor, boxes: Tensor, matches: Matches, targets: Targets, number: Tensor) -> Tensor:
@@ -148,15 +147,21 @@ class DetectionHead(Head):
             found.append(Detections(placed, scores[index], labels[index], masks))
         return found
 
+    def deploy(self, outputs: Outputs, size: tuple[int, int]) -> Outputs:
+        """boxes (B, n, 4) xyxy in pixels of pictures of size (H, W), scores and labels (B, n), best first."""
+        scores, labels, queries = self.best(outputs["logits"])
+        corners = to_corners(outputs["boxes_cxcywh"].gather(1, queries[..., None].expand(-1, -1, 4)))
+        x, y = corners[..., 0::2] * size[1], corners[..., 1::2] * size[0]
+        return {"boxes": torch.stack([x, y], dim=-1).flatten(-2), "scores": scores, "labels": labels}
+
     def best(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """logits: (B, Q, K) -> scores, labels and queries (B, n), best first: of each query its best class where one
         class more stands for nothing, else the best of all pairs of query and class.
         """
         if self.scores == "softmax":
-            scores, labels = logits.softmax(-1)[..., :-1].max(-1)
-            scores, queries = scores.sort(stable=True, dim=-1, descending=True)
-            limit = self.config.max_detections
-            return scores[:, :limit], labels.gather(1, queries)[:, :limit], queries[:, :limit]
+            best, labels = logits.softmax(-1)[..., :-1].max(-1)
+            scores, queries = best.topk(min(self.config.max_detections, best.shape[1]))
+            return scores, labels.gather(1, queries), queries
         flat = logits.sigmoid().flatten(1)
         scores, places = flat.topk(min(self.config.max_detections, flat.shape[1]))
         return scores, places % logits.shape[-1], places // logits.shape[-1]

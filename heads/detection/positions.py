@@ -27,14 +27,9 @@ def _nearest(flags: Tensor, size: int) -> Tensor:
 
 
 def sine_positions(
-    valid: Tensor,
-    channels: int,
-    *,
-    centred: bool,
-    temperature: float = 10_000.0,
-    dtype: torch.dtype = torch.float32,
+    valid: Tensor, channels: int, *, centred: bool, temperature: float = 10_000.0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """valid: (B, h, w) bool -> (B, channels, h, w) of `dtype`: sines of the row, then of the column, each counted over
+    """valid: (B, h, w) bool -> (B, channels, h, w) in `dtype`: sines of the row, then of the column, each counted over
     valid cells and divided by their number, so that all pictures reach from 0 to 2 pi.
 
     DETR counts cells by their far edge; `centred` by their middle, as Deformable DETR does.

@@ -132,7 +132,7 @@ class Decoder(nn.Module):
         every layer, or (1, B, Q, C) of the last.
         """
         keys = memory + positions
-        queries = memory.new_zeros(len(memory), *places.shape)
+        queries = memory.new_zeros(memory.shape[0], *places.shape)  # len() would fix it in exported graphs
         states = []
         for layer in self.layers:
             queries = layer(queries, places, keys, memory, mask)

@@ -14,6 +14,9 @@ from vitdense.contracts import Batch, Head, Level, Target
 from vitdense.errors import UserError
 from vitdense.weights.whole_deformable_detr import renamed
 
+Config: Any = DeformableDetrConfig  # typed by their fields, which are not all they take
+Criterion: Any = DeformableDetrImageLoss
+ResNet: Any = ResNetConfig
 LEVELS = (Level(6, 8), Level(8, 16), Level(10, 32))
 TOLERANCES = [(torch.float32, 1e-5), (torch.float64, 1e-9)]
 REFINE, TWO_STAGE = {"with_box_refine": True}, {"with_box_refine": True, "two_stage": True}
@@ -22,7 +25,7 @@ CLASSES, QUERIES = 7, 9
 TINY: dict[str, Any] = {
     "channels": 32,
     "num_heads": 4,
-    "hidden": 24,
+    "mlp_channels": 24,
     "encoder_layers": 2,
     "decoder_layers": 3,
     "num_queries": QUERIES,
@@ -62,8 +65,8 @@ def randomise(module: nn.Module) -> None:
 
 def reference(dtype: torch.dtype, **kind: bool) -> Any:
     stages: Any = {"embedding_size": 4, "hidden_sizes": [4, 6, 8, 10], "depths": [1, 1, 1, 1]}
-    config = DeformableDetrConfig(
-        backbone_config=ResNetConfig(**stages, out_features=["stage2", "stage3", "stage4"]),
+    config = Config(
+        backbone_config=ResNet(**stages, out_features=["stage2", "stage3", "stage4"]),
         d_model=32,
         encoder_attention_heads=4,
         decoder_attention_heads=4,
@@ -80,7 +83,7 @@ def reference(dtype: torch.dtype, **kind: bool) -> Any:
         auxiliary_loss=True,
         **kind,
     )
-    model = DeformableDetrForObjectDetection(config)
+    model: Any = DeformableDetrForObjectDetection(config)
     randomise(model)
     return model.to(dtype)
 
@@ -193,7 +196,7 @@ def test_losses_of_the_first_stage_are_those_of_one_class(dtype: torch.dtype, to
     assert kept.any()
     assert (~kept).any() == (extents is not None)
     matcher = DeformableDetrHungarianMatcher(class_cost=1, bbox_cost=5, giou_cost=2)
-    criterion = DeformableDetrImageLoss(matcher, CLASSES, 0.25, ["labels", "boxes"])
+    criterion = Criterion(matcher, CLASSES, 0.25, ["labels", "boxes"])
     targets = [{**each, "class_labels": torch.zeros_like(each["class_labels"])} for each in in_shares(batch)]
     wanted = criterion({"logits": expected.enc_outputs_class, "pred_boxes": boxes}, targets)
     losses = ours.losses(found, batch)
@@ -209,10 +212,16 @@ def run_model(theirs: Any, features: list[Tensor], batch: Batch) -> Any:
     return found[0]
 
 
-@pytest.mark.parametrize("kind", [*KINDS, {**TWO_STAGE, "mixed_queries": True, "look_forward_twice": True}], ids=str)
-def test_every_parameter_is_trained_and_every_loss_is_finite(kind: dict[str, bool]) -> None:
-    head = create_head("deformable_detr", LEVELS, num_classes=CLASSES, **TINY, **kind)
+NOISE: dict[str, Any] = {"denoising": {"queries": 6}}
+
+
+@pytest.mark.parametrize("name", ["deformable_detr", "dino"])
+@pytest.mark.parametrize("kind", [{}, TWO_STAGE, {**TWO_STAGE, **NOISE}, {**TWO_STAGE, "masks": True}], ids=str)
+def test_every_parameter_is_trained_and_every_loss_is_finite(kind: dict[str, Any], name: str) -> None:
+    head = create_head(name, LEVELS, num_classes=CLASSES, **{**TINY, **kind})
     batch = a_batch((75, 109), ((75, 80), (50, 109)), torch.float32)
+    for target, (height, width) in zip(batch["targets"], batch["extents"].tolist(), strict=True):
+        target["masks"] = torch.rand(len(target["labels"]), height, width) < 0.5
     randomise(head)
     losses = head.losses(head(maps(75, 109), batch), batch)
     total = torch.stack(list(losses.values())).sum()
@@ -220,6 +229,38 @@ def test_every_parameter_is_trained_and_every_loss_is_finite(kind: dict[str, boo
     total.backward()  # type: ignore[no-untyped-call]
     idle = [name for name, each in head.named_parameters() if each.grad is None or not each.grad.isfinite().all()]
     assert idle == []
+
+
+@torch.no_grad()
+def test_denoising_queries_change_nothing_for_the_others() -> None:
+    head = create_head("deformable_detr", LEVELS, num_classes=CLASSES, **TINY, **TWO_STAGE, **NOISE).double()
+    randomise(head)
+    batch, features = a_batch((75, 109), None, torch.float64), maps(75, 109, torch.float64)
+    noisy, plain = head(features, batch), head(features, {"images": batch["images"]})
+    assert noisy["denoising_logits"].shape == (3, 2, 12, CLASSES)  # as often as 6 queries hold 3 targets, twice
+    for name, each in plain.items():
+        torch.testing.assert_close(noisy[name], each, atol=1e-12, rtol=0)
+    losses = head.losses(noisy, batch)
+    assert {name for name in losses if "_dn" in name} == {
+        f"{kind}_dn_{layer}" for kind in ("loss_ce", "loss_bbox", "loss_giou") for layer in range(3)
+    }
+
+
+@torch.no_grad()
+def test_pictures_without_targets_are_learned_from_too() -> None:
+    head = create_head("dino", LEVELS, num_classes=CLASSES, **TINY)
+    batch = a_batch((75, 109), None, torch.float32)
+    batch["targets"] = [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}] * 2
+    assert all(each.isfinite() for each in head.losses(head(maps(75, 109), batch), batch).values())
+
+
+@torch.no_grad()
+def test_masks_are_given_at_the_pictures_size() -> None:
+    head = create_head("deformable_detr", LEVELS, num_classes=CLASSES, **TINY, masks=True).eval()
+    batch = a_batch((75, 109), None, torch.float32)
+    outputs = head(maps(75, 109), batch)
+    assert outputs["masks"].shape == (2, QUERIES, 10, 14)
+    assert head.predict(outputs, batch)[0].masks.shape == (QUERIES * CLASSES, 75, 109)
 
 
 def test_looking_forward_twice_reaches_the_layer_before() -> None:
@@ -281,6 +322,7 @@ def test_autocast_stays_close() -> None:
         ({"two_stage": True}, "two_stage needs with_box_refine: true"),
         ({"channels": 48}, "channels 48 must divide by 32"),
         ({"mixed_queries": True}, "mixed_queries needs two_stage: true"),
+        (NOISE, "denoising needs two_stage: true"),
         ({"look_forward_twice": True}, "look_forward_twice needs with_box_refine: true"),
         ({"num_feature_levels": 2}, "num_feature_levels 2, but there are 3 levels"),
     ],

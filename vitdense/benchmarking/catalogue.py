@@ -4,12 +4,12 @@ import difflib
 import importlib
 from collections.abc import Sequence
 
-from vitdense.benchmarking import dpt, fusion, pixels, rtdetr, swin, upernet, vit
+from vitdense.benchmarking import coco, deformable, dpt, fusion, pixels, rtdetr, swin, upernet, vit
 from vitdense.benchmarking.rows import OURS, Row
 from vitdense.errors import UserError
 
 ROWS: dict[str, Row] = {
-    row.name: row for row in (*swin.ROWS, *vit.ROWS, *pixels.ROWS, *fusion.ROWS, *upernet.ROWS, *dpt.ROWS, *rtdetr.ROWS)
+    row.name: row for rows in (swin, vit, pixels, fusion, upernet, dpt, coco, deformable, rtdetr) for row in rows.ROWS
 }
 
 

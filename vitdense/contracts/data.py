@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import NonNegativeInt, PositiveInt
@@ -25,6 +26,10 @@ class DataConfig(Config):
         """The samples of a split; raises DataError where files are missing."""
         raise NotImplementedError
 
+    def canvas(self, largest: tuple[int, int]) -> tuple[int, int] | None:
+        """(H, W) that training batches are padded to whose largest height and width are given; None: just those."""
+        return None
+
 
 class Samples(Dataset[Sample], ABC):
     """A data set whose items are asked for by (epoch, index), so that augmentation depends on nothing else."""
@@ -33,6 +38,8 @@ class Samples(Dataset[Sample], ABC):
     palette: tuple[tuple[int, int, int], ...]
     category_ids: tuple[int, ...] = ()
     """The data set's own number of each class, where it has such."""
+    image_ids: Mapping[str, int] = MappingProxyType({})
+    """The data set's own number of each picture by the sample's id, where it has such, for predictions in files."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -48,7 +55,8 @@ class Samples(Dataset[Sample], ABC):
 
 
 class Metric(ABC):
-    """Counts that add up: the result is the same under any split into batches and processes."""
+    """Counts that add up, or records that are put together: the result is the same under any split into batches and
+    processes."""
 
     @abstractmethod
     def update(self, predictions: Predictions, batch: Batch) -> None:
@@ -57,6 +65,11 @@ class Metric(ABC):
     @abstractmethod
     def reduce(self, sum_over_processes: Callable[[Tensor], Tensor]) -> None:
         """Replace the counts by their sum over all processes."""
+
+    def gather(self, gather_from_processes: Callable[[Tensor], Tensor]) -> None:
+        """Replace records of single pictures by those of all processes, whose rows the function puts together; what
+        only counts needs no more than `reduce`, which is called too."""
+        return
 
     @abstractmethod
     def compute(self) -> dict[str, float]:

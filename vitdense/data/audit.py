@@ -48,6 +48,26 @@ class InFiles(Protocol):
         """Indices (H, W) of `counted`, and IGNORE, of a pair; raises DataError."""
 
 
+class Findings(Protocol):
+    """What an audit gives, of whatever labels."""
+
+    faults: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, in plain types."""
+
+    def table(self, split: str) -> "Table":
+        """The counts, for a reader."""
+
+
+@runtime_checkable
+class Surveyed(Protocol):
+    """Samples that have more to tell than pixels by class."""
+
+    def survey(self, report: Report | None = None) -> Findings:
+        """A split audited completely."""
+
+
 @dataclass
 class Audit:
     """Counts over one split: `sizes` by (H, W); `pixels` and `pictures` (K + 1,), the first entry for IGNORE."""
@@ -86,6 +106,21 @@ class Audit:
             "faults": self.faults,
         }
 
+    def table(self, split: str) -> "Table":
+        """Pictures and sizes in the title, and a row for each class."""
+        # Imported here: the engine audits too, and prints no table.
+        from rich.table import Table
+
+        facts = self.to_json()
+        title = f"{split}: {self.total} pictures, {told_sizes(self.sizes)}, {facts['ignored']:.1%} ignored"
+        table = Table(title=title, min_width=60)
+        table.add_column("class")
+        table.add_column("of labelled pixels", justify="right")
+        table.add_column(f"in pictures (of {self.read})", justify="right")
+        for name, row in facts["classes"].items():
+            table.add_row(name, f"{row['share']:.2%}", str(row["pictures"]), style=None if row["pictures"] else "dim")
+        return table
+
 
 @dataclass(frozen=True)
 class _Finding:
@@ -97,8 +132,10 @@ class _Finding:
     mask: NDArray[np.int16] | None = None
 
 
-def survey(samples: Samples, report: Report | None = None) -> Audit:
+def survey(samples: Samples, report: Report | None = None) -> Findings:
     """A split audited completely; of a data set without files, the first samples are drawn and counted."""
+    if isinstance(samples, Surveyed):
+        return samples.survey(report)
     if isinstance(samples, InFiles):
         return audit_pairs(samples, limit=None, report=report)
     audit = Audit(samples.classes or MEASURED, len(samples), faults=samples.audit(report=report))
@@ -137,7 +174,7 @@ def audit_pairs(samples: InFiles, *, limit: int | None, report: Report | None = 
                 audit.count(finding.mask)
             if report is not None and (done % 100 == 0 or done == total):
                 report(f"{done} of {total} pictures")
-    audit.faults = _shorten(faults)
+    audit.faults = shorten(faults)
     return audit
 
 
@@ -161,7 +198,7 @@ def _inspect(samples: InFiles, index: int, deep: bool) -> _Finding:
         return _Finding(f"bad {samples.what}s", str(fault), size)
 
 
-def _shorten(faults: Iterable[tuple[str, str]]) -> list[str]:
+def shorten(faults: Iterable[tuple[str, str]]) -> list[str]:
     """Faults by kind, the first ten of each, then how many more."""
     kinds: dict[str, list[str]] = {}
     for kind, fault in faults:
@@ -174,22 +211,12 @@ def _shorten(faults: Iterable[tuple[str, str]]) -> list[str]:
     return lines
 
 
-def tables(audits: Sequence[tuple[str, Audit]]) -> list["Table"]:
-    """For each (split, audit): pictures and sizes in the title, and a row for each class."""
-    # Imported here: the engine audits too, and prints no table.
-    from rich.table import Table
+def told_sizes(sizes: Counter[Size]) -> str:
+    """The three most frequent sizes with their counts, and how many others there are."""
+    told = ", ".join(f"{height}x{width} ({count})" for (height, width), count in sizes.most_common(3))
+    return told + (f", {len(sizes) - 3} other sizes" if len(sizes) > 3 else "")
 
-    found = []
-    for split, audit in audits:
-        facts = audit.to_json()
-        sizes = list(facts["sizes"].items())
-        more = f", {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
-        told = ", ".join(f"{size} ({count})" for size, count in sizes[:3]) + more
-        table = Table(title=f"{split}: {audit.total} pictures, {told}, {facts['ignored']:.1%} ignored", min_width=60)
-        table.add_column("class")
-        table.add_column("of labelled pixels", justify="right")
-        table.add_column(f"in pictures (of {audit.read})", justify="right")
-        for name, row in facts["classes"].items():
-            table.add_row(name, f"{row['share']:.2%}", str(row["pictures"]), style=None if row["pictures"] else "dim")
-        found.append(table)
-    return found
+
+def tables(audits: Sequence[tuple[str, Findings]]) -> list["Table"]:
+    """One for each (split, audit)."""
+    return [audit.table(split) for split, audit in audits]

@@ -1,8 +1,9 @@
 """Batches for training and evaluation: torch's DataLoader over our samplers, with one policy for samples that fail."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -16,6 +17,10 @@ from vitdense.errors import DataError, UserError
 
 MAX_FAILURES = 100
 """So many samples in a row that can't be read stop a run even where on_bad_sample is "skip"."""
+
+
+Canvas = Callable[[tuple[int, int]], tuple[int, int] | None]
+"""From the largest (height, width) of a batch to the size that it is padded to, None for just that."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def train_loader(
         rank=rank,
         world_size=world_size,
     )
-    return Batches(Guarded(samples, config.on_bad_sample, replace=True), sampler, config.workers)
+    return Batches(Guarded(samples, config.on_bad_sample, replace=True), sampler, config.workers, config.canvas)
 
 
 def eval_loader(
@@ -64,14 +69,16 @@ def eval_loader(
 class Batches:
     """Iterates over batches; a fault found in a worker is raised here, in the main process, with its message alone."""
 
-    def __init__(self, samples: "Guarded", sampler: StepSampler | EvalSampler, workers: int) -> None:
+    def __init__(
+        self, samples: "Guarded", sampler: StepSampler | EvalSampler, workers: int, canvas: Canvas | None = None
+    ) -> None:
         self.sampler = sampler
         self._may_be_empty = not samples.replace and not samples.stop
         self._loader: DataLoader[Batch | Fault] = DataLoader(
             samples,  # type: ignore[arg-type]  # torch types a loader by its samples, not by what collate gives
             batch_sampler=sampler,
             num_workers=workers,
-            collate_fn=_collate_or_fault,
+            collate_fn=partial(_collate_or_fault, canvas=canvas),
             worker_init_fn=_start_worker,
             pin_memory=torch.cuda.is_available(),
             # Its own generator: DataLoader would draw from the global one, and a resumed run would differ.
@@ -140,11 +147,11 @@ class Guarded(Dataset[Sample | Fault]):
         return Fault(DataError, f"{MAX_FAILURES} samples in a row can't be read; the last: {skipped[-1]}")
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Sequence[Sample], canvas: Canvas | None = None) -> Batch:
     """Samples -> images (B, C, H, W), masks or depth (B, H, W), targets, sizes; those with only `skipped` are left out.
 
     Pictures of several sizes are padded at the right and bottom where they come with targets, and `extents` says how
-    far each one reaches.
+    far each one reaches. Where `canvas` gives a size, batches of targets have it, and always have extents.
     """
     skipped = [reason for sample in samples for reason in sample.get("skipped", [])]
     samples = [sample for sample in samples if "image" in sample]
@@ -160,9 +167,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
     batch = Batch(ids=[sample["id"] for sample in samples], sizes=sizes, skipped=skipped)
     if targets:
         batch["targets"] = targets
-    if len(set(sizes)) > 1:
+    fixed = canvas(_largest(sizes)) if canvas is not None and targets else None
+    if fixed is not None or len(set(sizes)) > 1:
         batch["extents"] = torch.tensor(sizes)
-        height, width = (max(side) for side in zip(*sizes, strict=True))
+        height, width = fixed or _largest(sizes)
         images = [F.pad(each, (0, width - each.shape[-1], 0, height - each.shape[-2])) for each in images]
     if samples:
         batch["images"] = torch.stack(images)
@@ -173,14 +181,19 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return batch
 
 
-def _collate_or_fault(samples: list[Sample | Fault]) -> Batch | Fault:
+def _largest(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    height, width = (max(side) for side in zip(*sizes, strict=True))
+    return height, width
+
+
+def _collate_or_fault(samples: list[Sample | Fault], canvas: Canvas | None = None) -> Batch | Fault:
     for sample in samples:
         if isinstance(sample, Fault):
             return sample
     try:
-        return collate([sample for sample in samples if not isinstance(sample, Fault)])
+        return collate([sample for sample in samples if not isinstance(sample, Fault)], canvas)
     except UserError as error:
-        return Fault(UserError, str(error))
+        return Fault(type(error), str(error))
 
 
 def _start_worker(worker: int) -> None:

@@ -110,11 +110,19 @@ def resize(image: Pixels, mask: Labels, size: tuple[int, int]) -> tuple[Pixels, 
     height, width = size
     if mask.shape == (height, width):
         return np.ascontiguousarray(image), np.ascontiguousarray(mask)
-    shrinks = height <= mask.shape[0] and width <= mask.shape[1]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     # Not INTER_NEAREST: that one takes floor(i * scale), half a pixel off from where the picture is sampled.
     labels = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8), np.asarray(labels, mask.dtype)
+    return resize_image(image, size), np.asarray(labels, mask.dtype)
+
+
+def resize_image(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """(H, W, 3) -> (h, w, 3): by area averaging where it shrinks, else linearly."""
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return np.ascontiguousarray(image)
+    shrinks = height <= image.shape[0] and width <= image.shape[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8)
 
 
 def pad(array: NDArray[Any], size: tuple[int, int], value: int | tuple[int, ...]) -> NDArray[Any]:

@@ -70,15 +70,15 @@ class Layout:
         for first, height, width in self.blocks:
             across = width + _BORDER
             skipped = first + _BORDER * (across + 1)
-            lines = cells[skipped : skipped + height * across].unflatten(0, (height, across))
+            lines = torch.unflatten(cells[skipped : skipped + height * across], 0, (height, across))
             yield lines[:, :width]
 
     def bordered(self, values: Tensor) -> Tensor:
         """values: (S, heads, d) -> (cells * heads, d)."""
         table = values.new_zeros(self.cells * self.heads, values.shape[-1])
-        parts = values.split([height * width for _, height, width in self.blocks])
+        parts = torch.split(values, [height * width for _, height, width in self.blocks])
         for inside, part in zip(self.inside(table), parts, strict=True):
-            inside.copy_(part.unflatten(0, inside.shape[:2]))
+            inside.copy_(torch.unflatten(part, 0, inside.shape[:2]))
         return table
 
     def place(self, locations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,7 +126,9 @@ def sample_in_strips(layout: Layout, values: Tensor, locations: Tensor, weights:
             rows, right, down = layout.place(locations[picture, some])
             shares = _shares(weights[picture, some].reshape(rows.shape), right, down)
             bags = _by_corner(rows, corners, heads)
-            each = torch.stack([share.unflatten(1, (heads, -1)) for share in shares], dim=2)  # (q, heads, 4, L * P)
+            each = torch.stack(
+                [torch.unflatten(share, 1, (heads, -1)) for share in shares], dim=2
+            )  # (q, heads, 4, L * P)
             summed = F.embedding_bag(
                 bags.flatten(0, 1).flatten(1), table, mode="sum", per_sample_weights=each.flatten(0, 1).flatten(1)
             )
@@ -138,7 +140,7 @@ def _by_corner(rows: Tensor, corners: Tensor, heads: int) -> Tensor:
     """rows: (q, H * L * P), corners: (4, L * P) -> (q, heads, 4, L * P)."""
     bags = rows.new_empty(len(rows), heads, *corners.shape)
     for index, corner in enumerate(corners):
-        torch.add(rows.unflatten(1, (heads, -1)), corner, out=bags[:, :, index])
+        torch.add(torch.unflatten(rows, 1, (heads, -1)), corner, out=bags[:, :, index])
     return bags
 
 
@@ -157,7 +159,7 @@ def gradients_in_strips(
         at_locations[picture], at_weights[picture], rows, shares = found
         del table
         grown = _of_rows(layout, arrived, rows, shares)
-        parts = at_values[picture].split([height * width for _, height, width in layout.blocks])
+        parts = torch.split(at_values[picture], [height * width for _, height, width in layout.blocks])
         for inside, part in zip(layout.inside(grown), parts, strict=True):
             part.copy_(inside.flatten(0, 1))
     return at_values, at_locations, at_weights
@@ -181,14 +183,14 @@ def _of_points(
         all_rows[some] = rows
         bags = _by_corner(rows, corners, heads)
         read = _products(bags, table, arrived[some.start * heads : some.stop * heads])  # (q, heads, 4, L * P)
-        right, down, own = (part.unflatten(1, (heads, -1)) for part in (right, down, own))
+        right, down, own = (torch.unflatten(part, 1, (heads, -1)) for part in (right, down, own))
         first, second, third, fourth = read.unbind(2)
         high, low = torch.lerp(first, second, right), torch.lerp(third, fourth, right)
         torch.lerp(high, low, down, out=at_weights[some].flatten(2))
         across = torch.lerp(second.sub_(first), fourth.sub_(third), down)
         spots = at_locations[some].flatten(2, 3)  # (q, heads, L * P, 2)
-        torch.mul(across.mul_(own), layout.width.unflatten(0, (heads, -1)), out=spots[..., 0])
-        torch.mul(low.sub_(high).mul_(own), layout.height.unflatten(0, (heads, -1)), out=spots[..., 1])
+        torch.mul(across.mul_(own), torch.unflatten(layout.width, 0, (heads, -1)), out=spots[..., 0])
+        torch.mul(low.sub_(high).mul_(own), torch.unflatten(layout.height, 0, (heads, -1)), out=spots[..., 1])
     return at_locations, at_weights, all_rows, all_shares
 
 

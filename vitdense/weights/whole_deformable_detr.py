@@ -15,7 +15,7 @@ from vitdense.weights.parts import Part, Parts, Whole, count_of, expect, first, 
 from vitdense.weights.whole_upernet import other_parts, swin_parts
 
 _BACKBONE = "backbone."
-_BLOCKS = {
+_BLOCKS: dict[tuple[bool, tuple[int, ...]], str] = {
     (False, (2, 2, 2, 2)): "resnet18",
     (False, (3, 4, 6, 3)): "resnet34",
     (True, (3, 4, 6, 3)): "resnet50",
@@ -68,7 +68,7 @@ def read(checkpoint: Checkpoint) -> Whole:
     made = _backbone(checkpoint, parts)
     options = {
         "num_heads": _same(checkpoint, "encoder_attention_heads", "decoder_attention_heads", 8),
-        "hidden": _same(checkpoint, "encoder_ffn_dim", "decoder_ffn_dim", 1024),
+        "mlp_channels": _same(checkpoint, "encoder_ffn_dim", "decoder_ffn_dim", 1024),
         "with_box_refine": bool(config.get("with_box_refine")),
         "encoder_points": config.get("encoder_n_points", 4),
         "decoder_points": config.get("decoder_n_points", 4),
@@ -92,8 +92,8 @@ def read_original(checkpoint: Checkpoint) -> Whole:
     state = renamed(checkpoint.state, _ORIGINAL + _OURS)
     for key in [key for key in state if key.endswith((".in_proj_weight", ".in_proj_bias"))]:
         kind = key.rpartition("_")[2]
-        for name, part in zip("qkv", state.pop(key).chunk(3), strict=True):
-            state[key.rpartition(".")[0] + f".{name}_proj.{kind}"] = part
+        for letter, part in zip("qkv", state.pop(key).chunk(3), strict=True):
+            state[key.rpartition(".")[0] + f".{letter}_proj.{kind}"] = part
     parts = Parts(checkpoint.source, state)
     body = parts.take(_BACKBONE, strip=_BACKBONE)
     depths = tuple(count_of(body, rf"layer{i}\.(\d+)\.") for i in (1, 2, 3, 4))
@@ -107,7 +107,7 @@ def read_original(checkpoint: Checkpoint) -> Whole:
         points.append(state[f"{kind}.attention_weights.bias"].numel() // (8 * levels))
     queries = state.get("query_position_embeddings.weight")
     options = {
-        "hidden": len(state["encoder.layers.0.mlp.fc1.bias"]),
+        "mlp_channels": len(state["encoder.layers.0.mlp.fc1.bias"]),
         "with_box_refine": "transformer.decoder.bbox_embed.0.layers.0.weight" in checkpoint.state,
         "encoder_points": points[0],
         "decoder_points": points[1],
@@ -120,10 +120,9 @@ def renamed(state: Mapping[str, Tensor], table: tuple[tuple[str, str], ...] = _S
     """The tensors under the names that a table's patterns lead to, one after the other."""
     found = {}
     for key, tensor in state.items():
-        name = key
         for pattern, put in table:
-            name = re.sub(pattern, put, name)
-        found[name] = tensor
+            key = re.sub(pattern, put, key)
+        found[key] = tensor
     return found
 
 

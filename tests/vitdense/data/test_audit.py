@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vitdense.contracts import DATA, Split
-from vitdense.data.audit import MAX_TOLD, survey, tables
+from vitdense.data.audit import MAX_TOLD, Audit, survey, tables
 from vitdense.data.segmentation import PairedSamples
 
 Make = Callable[..., Path]
@@ -109,6 +109,7 @@ def test_a_survey_counts_pixels_and_pictures_exactly(make_folder: Make) -> None:
 
 def test_a_data_set_without_files_is_surveyed_by_drawing() -> None:
     audit = survey(DATA.create("shapes", {"size": 32, "val_size": 6}).build("val"))
+    assert isinstance(audit, Audit)
     assert audit.read == 6
     assert audit.faults == []
     assert audit.sizes == {(32, 32): 6}

@@ -20,6 +20,9 @@ import vitdense
 from vitdense.contracts import Batch
 from vitdense.errors import WeightsError
 
+Config: Any = DeformableDetrConfig  # typed by their fields, which are not all they take
+ResNet: Any = ResNetConfig
+Swin: Any = SwinConfig
 SINGLE, DOUBLE = 1e-5, 1e-9
 Enliven = Callable[[nn.Module], nn.Module]
 Apart = Callable[[list[Tensor], list[Tensor]], float]
@@ -41,23 +44,21 @@ SMALL: Any = {
 
 
 def detector(backbone: Any, **options: Any) -> Any:
-    return DeformableDetrForObjectDetection(DeformableDetrConfig(backbone_config=backbone, **{**SMALL, **options}))
+    return DeformableDetrForObjectDetection(Config(backbone_config=backbone, **{**SMALL, **options}))
 
 
 def of_timm(name: str = "resnet18", **options: Any) -> Any:
-    config = DeformableDetrConfig(
-        use_timm_backbone=True, use_pretrained_backbone=False, backbone=name, **{**SMALL, **options}
-    )
+    config = Config(use_timm_backbone=True, use_pretrained_backbone=False, backbone=name, **{**SMALL, **options})
     return DeformableDetrForObjectDetection(config)
 
 
 MODELS: dict[str, Callable[[], Any]] = {
-    "resnet": lambda: detector(ResNetConfig(**RESNET, **THREE)),
-    "resnet, refined": lambda: detector(ResNetConfig(**RESNET, **THREE), with_box_refine=True, encoder_n_points=3),
-    "resnet, two stages": lambda: detector(ResNetConfig(**RESNET, **THREE), **TWO_STAGE, decoder_n_points=2),
-    "swin": lambda: detector(SwinConfig(**SWIN, **THREE), with_box_refine=True),
+    "resnet": lambda: detector(ResNet(**RESNET, **THREE)),
+    "resnet, refined": lambda: detector(ResNet(**RESNET, **THREE), with_box_refine=True, encoder_n_points=3),
+    "resnet, two stages": lambda: detector(ResNet(**RESNET, **THREE), **TWO_STAGE, decoder_n_points=2),
+    "swin": lambda: detector(Swin(**SWIN, **THREE), with_box_refine=True),
     "swin, four stages": lambda: detector(
-        SwinConfig(**SWIN, out_features=["stage1", "stage2", "stage3", "stage4"]), num_feature_levels=5
+        Swin(**SWIN, out_features=["stage1", "stage2", "stage3", "stage4"]), num_feature_levels=5
     ),
     "timm": lambda: of_timm(**TWO_STAGE),
     "timm, one level": lambda: of_timm(num_feature_levels=1),
