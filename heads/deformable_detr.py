@@ -5,7 +5,7 @@ import math
 from dataclasses import replace
 
 import torch
-from pydantic import PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from heads.deformable.grids import Grids
@@ -40,7 +40,8 @@ from vitdense.ops.resizing import full_precision
     label_weight=1.0,
 )
 class DeformableDetrConfig(DetectionConfig):
-    """Deformable DETR as published. Levels beyond those given are made by convolutions, `num_feature_levels` in all.
+    """Deformable DETR as published. Levels beyond those given are made by convolutions, `num_feature_levels` in all;
+    `skip_levels` of the finest are not read, such as that of stride 4, which holds three quarters of all cells.
 
     `with_box_refine`: each decoder layer corrects the boxes of the one before; `two_stage`: the encoder's cells propose
     the first boxes. Of DINO (https://arxiv.org/abs/2203.03605): `look_forward_twice` lets a layer's loss reach the
@@ -57,6 +58,7 @@ class DeformableDetrConfig(DetectionConfig):
     mlp_channels: PositiveInt = 1024
     encoder_layers: PositiveInt = 6
     decoder_layers: PositiveInt = 6
+    skip_levels: NonNegativeInt = 0
     num_feature_levels: PositiveInt = 4
     encoder_points: PositiveInt = 4
     decoder_points: PositiveInt = 4
@@ -81,6 +83,10 @@ class DeformableDetrConfig(DetectionConfig):
             raise ValueError("look_forward_twice needs with_box_refine: true")
         return self
 
+    def reads_all(self) -> bool:
+        """All but those that are skipped."""
+        return self.skip_levels == 0
+
     def build(self, levels: tuple[Level, ...]) -> "DeformableDetr":
         """A Deformable DETR for these levels; UserError where there are more than `num_feature_levels`."""
         return DeformableDetr(self, levels)
@@ -97,10 +103,13 @@ class DeformableDetr(DetectionHead):
 
     def __init__(self, config: DeformableDetrConfig, levels: tuple[Level, ...]) -> None:
         super().__init__(config, levels)
+        if config.skip_levels >= len(levels):
+            raise UserError(f"deformable_detr skips {config.skip_levels} levels, but there are {len(levels)}")
+        levels = levels[config.skip_levels :]
         if len(levels) > config.num_feature_levels:
             raise UserError(
                 f"deformable_detr has num_feature_levels {config.num_feature_levels}, but there are {len(levels)} "
-                "levels: give backbone.out_indices, or more num_feature_levels"
+                "levels: give skip_levels, backbone.out_indices, or more num_feature_levels"
             )
         count, width = config.num_feature_levels, config.channels
         shape = Shape(width, config.num_heads, config.mlp_channels, config.dropout)
@@ -144,7 +153,7 @@ class DeformableDetr(DetectionHead):
 
     def forward(self, features: list[Tensor], batch: Batch) -> Outputs:
         """features: (B, C_i, h_i, w_i), finest first -> outputs as of the class."""
-        maps = self.input_proj(features)
+        maps = self.input_proj(features[self.config.skip_levels :])
         grids = Grids.of(maps, batch)
         cells = torch.cat([each.flatten(2).mT for each in maps], dim=1)  # (B, S, C)
         places = grids.positions(self.config.channels, cells)

@@ -10,8 +10,8 @@ import torch
 
 from vitdense.contracts import Detections
 from vitdense.errors import DataError
-from vitdense.metrics.coco_masks import decode, encode
-from vitdense.metrics.coco_things import Rle
+from vitdense.metrics.coco.masks import decode, encode
+from vitdense.metrics.coco.things import Rle
 
 Id = int | str
 Result = dict[str, Any]

@@ -294,6 +294,17 @@ def test_every_choice_of_levels_learns(levels: tuple[Level, ...]) -> None:
 
 
 @torch.no_grad()
+def test_skipped_levels_are_as_if_they_were_not_there() -> None:
+    outputs = []
+    for levels, skipped in (((Level(6, 4), *LEVELS), 1), (LEVELS, 0)):
+        head = create_head("deformable_detr", levels, num_classes=CLASSES, **TINY, skip_levels=skipped).eval()
+        randomise(head)
+        features = maps(75, 109)
+        outputs.append(head([torch.randn(2, 6, 19, 28)] * skipped + features, {}))
+    assert torch.equal(outputs[0]["logits"], outputs[1]["logits"])
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_runs_as_one_exported_and_one_compiled_graph(kind: dict[str, bool]) -> None:
     head = create_head("deformable_detr", LEVELS, num_classes=CLASSES, **TINY, **kind).eval()
@@ -324,6 +335,7 @@ def test_autocast_stays_close() -> None:
         ({"mixed_queries": True}, "mixed_queries needs two_stage: true"),
         (NOISE, "denoising needs two_stage: true"),
         ({"look_forward_twice": True}, "look_forward_twice needs with_box_refine: true"),
+        ({"skip_levels": 3}, "skips 3 levels, but there are 3"),
         ({"num_feature_levels": 2}, "num_feature_levels 2, but there are 3 levels"),
     ],
     ids=str,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from vitdense.benchmarking.rows import SEED, Conditions, Goal, Job, Outcome, Pair, Peer, Row
-from vitdense.metrics.coco_curves import evaluate
-from vitdense.metrics.coco_things import Floats, FoundThings, Ints, TrueThings
+from vitdense.metrics.coco.curves import evaluate
+from vitdense.metrics.coco.things import Floats, FoundThings, Ints, TrueThings
 
 CLASSES, DETECTIONS, SIDE = 80, 100, 640
 TRIES = 3

@@ -18,6 +18,8 @@ from vitdense.loading import load_model
 
 THINGS = 8
 """In each picture."""
+NOISE = 1e-9
+"""Gradients below are rounding alone: of what is added to all keys alike, or to a whole map before a batch norm."""
 NOTES = (
     "A training step is forward, loss and backward, without the optimizer, with eight things in each picture and about "
     "a hundred denoising queries a group of which is as many positives as negatives; the backbone's norms are frozen.",
@@ -176,20 +178,18 @@ class DetectorJob(Job):
         network.zero_grad(set_to_none=True)
         with _double():
             images, targets = self._batch(self.size.compared_side, torch.float64, 2)
+            with torch.no_grad():
+                logits, boxes = network.answers(images)
             if not self.train:
-                with torch.no_grad():
-                    logits, boxes = network.answers(images)
                 return {"logits": logits, "boxes": boxes}
             torch.manual_seed(SEED)
             losses = network.losses(images.requires_grad_(), targets)
             torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         assert images.grad is not None
-        gradients = {f"gradient of {name}": each for name, each in network.gradients().items()}
-        return {
-            **{name: each.detach() for name, each in losses.items()},
-            **gradients,
-            "gradient of images": images.grad,
-        }
+        found = {"logits": logits, "boxes": boxes, "gradient of images": images.grad}
+        found |= {name: each.detach() for name, each in losses.items()}
+        grown = {name: each for name, each in network.gradients().items() if each.abs().max() > NOISE}
+        return found | {f"gradient of {name}": each for name, each in grown.items()}
 
     def _batch(self, side: int, dtype: torch.dtype, count: int) -> tuple[Tensor, list[Target]]:
         generator, device = torch.Generator().manual_seed(SEED), self.conditions.device

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdense.metrics.coco_pairs import overlapping
-from vitdense.metrics.coco_things import FoundThings, TrueThings, stable_order
+from vitdense.metrics.coco.pairs import overlapping
+from vitdense.metrics.coco.things import FoundThings, TrueThings, stable_order
 
 LEAST_OVERLAP = 0.5
 

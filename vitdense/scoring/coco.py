@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from vitdense.metrics.coco_curves import Curves, evaluate
-from vitdense.metrics.coco_things import FoundThings
+from vitdense.metrics.coco.curves import Curves, evaluate
+from vitdense.metrics.coco.things import FoundThings
 from vitdense.scoring.coco_files import Kind, Truth, read_results, read_truth
 
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from vitdense.errors import DataError
-from vitdense.metrics.coco_masks import areas_of, boxes_of
-from vitdense.metrics.coco_things import Floats, FoundThings, Ints, TrueThings
+from vitdense.metrics.coco.masks import areas_of, boxes_of
+from vitdense.metrics.coco.things import Floats, FoundThings, Ints, TrueThings
 from vitdense.scoring.coco_masks import as_rles
 from vitdense.scoring.pairs import listed
 

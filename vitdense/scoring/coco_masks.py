@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vitdense.errors import DataError
-from vitdense.metrics.coco_things import Ints, Rle
+from vitdense.metrics.coco.things import Ints, Rle
 
 Size = tuple[int, int]
 

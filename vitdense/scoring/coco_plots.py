@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vitdense.metrics.coco_curves import Curves
-from vitdense.metrics.coco_things import Ints
+from vitdense.metrics.coco.curves import Curves
+from vitdense.metrics.coco.things import Ints
 from vitdense.metrics.confusion import confusion
 from vitdense.pictures import Panel, chart_sheet, confusion_matrix, make_palette
 from vitdense.pictures.sheets import INK

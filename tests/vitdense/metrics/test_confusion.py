@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vitdense.metrics.coco_things import FoundThings, TrueThings
+from vitdense.metrics.coco.things import FoundThings, TrueThings
 from vitdense.metrics.confusion import confusion
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdense.metrics.coco_things import Flags, Floats, Rle
+from vitdense.metrics.coco.things import Flags, Floats, Rle
 
 
 def encode(masks: Flags) -> list[Rle]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdense.metrics.coco_matching import Bits, Matches, match, unpack
-from vitdense.metrics.coco_pairs import overlapping
-from vitdense.metrics.coco_things import (
+from vitdense.metrics.coco.matching import Bits, Matches, match, unpack
+from vitdense.metrics.coco.pairs import overlapping
+from vitdense.metrics.coco.things import (
     AREAS,
     MAX_DETECTIONS,
     RECALLS,

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from vitdense.contracts import METRICS, Batch, Detections, Metric, MetricConfig, Predictions, Samples, Target
 from vitdense.errors import UserError
-from vitdense.metrics.coco_curves import Curves, evaluate
-from vitdense.metrics.coco_records import Records, by_masks
-from vitdense.metrics.coco_things import MAX_DETECTIONS
+from vitdense.metrics.coco.curves import Curves, evaluate
+from vitdense.metrics.coco.records import Records, by_masks
+from vitdense.metrics.coco.things import MAX_DETECTIONS
 
 Kind = Literal["bbox", "segm"]
 PREFIXES: dict[Kind, str] = {"bbox": "", "segm": "mask_"}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitdense.metrics.coco_things import THRESHOLDS, Floats, FoundThings, Ints, TrueThings, run_starts
+from vitdense.metrics.coco.things import THRESHOLDS, Floats, FoundThings, Ints, TrueThings, run_starts
 
 BLOCK = 2**16
 """Pairs that are compared at a time: as many as a CPU's cache holds."""

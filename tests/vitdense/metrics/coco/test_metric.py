@@ -13,8 +13,8 @@ from torch import Tensor
 from vitdense.contracts import METRICS, Batch, Detections, Samples, Target
 from vitdense.errors import UserError
 from vitdense.metrics.coco import Coco
-from vitdense.metrics.coco_masks import decode, encode
-from vitdense.metrics.coco_records import by_masks
+from vitdense.metrics.coco.masks import decode, encode
+from vitdense.metrics.coco.records import by_masks
 
 CLASSES = ("cat", "dog", "cow")
 SIDE = 40

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vitdense.metrics import coco_matching, coco_pairs
-from vitdense.metrics.coco_curves import Curves, evaluate
-from vitdense.metrics.coco_things import FoundThings, TrueThings
+from vitdense.metrics.coco import matching, pairs
+from vitdense.metrics.coco.curves import Curves, evaluate
+from vitdense.metrics.coco.things import FoundThings, TrueThings
 
 Records = list[dict[str, Any]]
 
@@ -183,8 +183,8 @@ def test_more_than_a_hundred_things_of_a_class_and_picture_are_cut_off() -> None
 
 @pytest.mark.parametrize("portion", [1, 7, 30])
 def test_pairs_may_be_compared_and_matched_in_portions(monkeypatch: pytest.MonkeyPatch, portion: int) -> None:
-    monkeypatch.setattr(coco_matching, "PORTION", portion)
-    monkeypatch.setattr(coco_pairs, "BLOCK", portion)
+    monkeypatch.setattr(matching, "PORTION", portion)
+    monkeypatch.setattr(pairs, "BLOCK", portion)
     for seed in range(30):
         rng = np.random.default_rng(seed)
         truth = random_truth(rng, pictures=3, classes=2)

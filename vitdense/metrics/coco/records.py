@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitdense.contracts import Detections, Target
-from vitdense.metrics.coco_masks import areas_of, as_bytes, cut, encode, from_bytes
-from vitdense.metrics.coco_things import FoundThings, Rle, TrueThings
+from vitdense.metrics.coco.masks import areas_of, as_bytes, cut, encode, from_bytes
+from vitdense.metrics.coco.things import FoundThings, Rle, TrueThings
 
 _COLUMNS: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
     "ids": ((), torch.uint8),

@@ -11,8 +11,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdense.metrics.coco_pairs import Pairs
-from vitdense.metrics.coco_things import (
+from vitdense.metrics.coco.pairs import Pairs
+from vitdense.metrics.coco.things import (
     RANGES,
     THRESHOLDS,
     Flags,
