@@ -66,9 +66,11 @@ def _write(deployed: Deployed, images: Tensor, path: Path, to: Target, shapes: A
         torch.export.save(program, path)
         return
     _import("onnxscript")
-    named = {"input_names": ["images"], "output_names": list(deployed(images))}
+    names = list(deployed(images))
     try:
-        torch.onnx.export(program, (), str(path), **named, external_data=False, verbose=False)
+        torch.onnx.export(
+            program, (), str(path), input_names=["images"], output_names=names, external_data=False, verbose=False
+        )
     except torch.onnx.errors.OnnxExporterError as error:
         raise UserError(f"this model can't be told in ONNX: {_last_line(error)}") from error
 

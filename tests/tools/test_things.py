@@ -32,7 +32,8 @@ def recipe(tmp_path: Path) -> Path:
         samples = ShapesBoxesConfig(size=48).build(split)
         folder = tmp_path / "set" / "images" / split
         folder.mkdir(parents=True)
-        images, annotations = [], []
+        images: list[dict[str, object]] = []
+        annotations: list[dict[str, object]] = []
         for index in range(6):
             sample = samples[0, index]
             name, number = f"{split}_{index}.png", 100 + 7 * index
