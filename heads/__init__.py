@@ -2,20 +2,21 @@
 
 from typing import Any
 
-from pydantic import ValidationError
-
-from heads import depth_anything, dpt, fcn, linear, segformer, smp, upernet  # noqa: F401  (each file registers names)
+from heads import deformable_detr as deformable_detr
+from heads import depth_anything as depth_anything
+from heads import detr as detr
+from heads import dpt as dpt
+from heads import fcn as fcn
+from heads import linear as linear
+from heads import rtdetr as rtdetr
+from heads import segformer as segformer
+from heads import smp as smp
+from heads import upernet as upernet
 from vitdense.contracts import HEADS, Head, Level
-from vitdense.errors import UserError
 
 __all__ = ["create_head"]
 
 
 def create_head(name: str, levels: tuple[Level, ...], *, num_classes: int | None = None, **options: Any) -> Head:
     """A head by name for maps of these levels; UserError names an unknown option or levels that can't be used."""
-    try:
-        config = HEADS.create(name, {"num_classes": num_classes, **options})
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, given {e['input']!r}" for e in error.errors())
-        raise UserError(f"head {name}: {faults}") from error
-    return config.build(tuple(levels))
+    return HEADS.create_or_tell(name, {"num_classes": num_classes, **options}).build(tuple(levels))

@@ -7,8 +7,8 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from heads.conv_block import ConvBlock
 from heads.segmentation import SegmentationConfig, SegmentationHead, classifier
-from heads.upernet import ConvBlock
 from vitdense.contracts import HEADS, Batch, Level, Outputs
 from vitdense.errors import UserError
 
@@ -47,20 +47,50 @@ class Fcn(SegmentationHead):
         if not -len(levels) <= config.level < len(levels):
             raise UserError(f"level is {config.level}, but the backbone gives {len(levels)} levels")
         self.level = config.level
-        channels = levels[config.level].channels
-        sizes = [channels] + [config.channels] * config.convs
-        kernel = {"kernel_size": config.kernel_size, "dilation": config.dilation}
-        self.convs = nn.Sequential(*(ConvBlock(a, b, **kernel) for a, b in pairwise(sizes)))
-        self.conv_cat = None
-        if config.concat_input:
-            self.conv_cat = ConvBlock(channels + sizes[-1], config.channels, kernel_size=config.kernel_size)
-        self.dropout = nn.Dropout2d(config.dropout)
-        self.classifier = classifier(config.channels if config.concat_input else sizes[-1], self.num_classes)
+        self.decode_head = FcnDecoder(
+            levels[config.level].channels,
+            config.channels,
+            self.num_classes,
+            convs=config.convs,
+            dropout=config.dropout,
+            kernel_size=config.kernel_size,
+            dilation=config.dilation,
+            concat_input=config.concat_input,
+        )
 
     def forward(self, features: list[Tensor], batch: Batch) -> Outputs:
         """features: (B, C_i, h_i, w_i) -> logits (B, K, h, w) at the chosen level."""
-        feature = features[self.level]
+        return {"logits": self.decode_head(features[self.level])}
+
+
+class FcnDecoder(nn.Module):
+    """Convolutions and a classifier; `concat_input` lays the given map on top of their output and fuses both."""
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        num_classes: int,
+        *,
+        convs: int,
+        dropout: float,
+        kernel_size: int = 3,
+        dilation: int = 1,
+        concat_input: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes = [channels] + [width] * convs
+        self.convs = nn.Sequential(
+            *(ConvBlock(a, b, kernel_size=kernel_size, dilation=dilation) for a, b in pairwise(sizes))
+        )
+        self.conv_cat = ConvBlock(channels + sizes[-1], width, kernel_size=kernel_size) if concat_input else None
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = classifier(width if concat_input else sizes[-1], num_classes)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """feature: (B, C, h, w) -> (B, K, h, w)."""
         maps = self.convs(feature)
         if self.conv_cat is not None:
             maps = self.conv_cat(torch.cat([feature, maps], dim=1))
-        return {"logits": self.classifier(self.dropout(maps))}
+        logits: Tensor = self.classifier(self.dropout(maps))
+        return logits

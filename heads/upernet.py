@@ -7,11 +7,13 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
+from heads.conv_block import ConvBlock
+from heads.fcn import FcnDecoder
 from heads.segmentation import SegmentationConfig, SegmentationHead, classifier
 from vitdense.contracts import HEADS, Batch, Level, Outputs
 from vitdense.errors import UserError
 from vitdense.layers.eager import is_bare
-from vitdense.layers.folding import conv_and_norm, folded, folds, norm_in_place
+from vitdense.layers.folding import folded, folds, norm_in_place
 from vitdense.ops.fusion import conv_of_resized
 from vitdense.ops.resizing import resize
 
@@ -40,17 +42,21 @@ class UperNet(SegmentationHead):
         super().__init__(config, levels)
         self.auxiliary_weight = config.auxiliary_weight
         self.decode_head = PyramidDecoder(config, tuple(level.channels for level in levels))
-        self.auxiliary_head: AuxiliaryHead | None = None
+        self.auxiliary_level = config.auxiliary_level
+        self.auxiliary_head: FcnDecoder | None = None
         if config.auxiliary_weight > 0:
             if not -len(levels) <= config.auxiliary_level < len(levels):
                 raise UserError(f"auxiliary_level is {config.auxiliary_level}, but there are {len(levels)} levels")
-            self.auxiliary_head = AuxiliaryHead(config, levels[config.auxiliary_level].channels)
+            width, convs = config.auxiliary_channels, config.auxiliary_convs
+            self.auxiliary_head = FcnDecoder(
+                levels[config.auxiliary_level].channels, width, self.num_classes, convs=convs, dropout=config.dropout
+            )
 
     def forward(self, features: list[Tensor], batch: Batch) -> Outputs:
         """features: (B, C_i, h_i, w_i), finest first -> logits (B, K, h_0, w_0)."""
         outputs = {"logits": self.decode_head(features)}
         if self.training and self.auxiliary_head is not None:
-            outputs["auxiliary_logits"] = self.auxiliary_head(features)
+            outputs["auxiliary_logits"] = self.auxiliary_head(features[self.auxiliary_level])
         return outputs
 
 
@@ -102,39 +108,6 @@ class PyramidDecoder(nn.Module):
                 "upernet trains with batch norm over pooled 1x1 maps and needs a batch of at least 2 pictures per "
                 "process, got 1: raise data.batch_size or use fewer processes or accumulation steps"
             )
-
-
-class AuxiliaryHead(nn.Module):
-    """A small fully convolutional head on one level, used in training only."""
-
-    def __init__(self, config: UperNetConfig, channels: int) -> None:
-        super().__init__()
-        width = config.auxiliary_channels
-        self.level = config.auxiliary_level
-        sizes = [channels] + [width] * config.auxiliary_convs
-        self.convs = nn.Sequential(*(ConvBlock(a, b, kernel_size=3) for a, b in pairwise(sizes)))
-        self.dropout = nn.Dropout2d(config.dropout)
-        self.classifier = classifier(width, config.num_classes or 0)
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        """features: (B, C_i, h_i, w_i), finest first -> (B, K, h, w) at this head's level."""
-        logits: Tensor = self.classifier(self.dropout(self.convs(features[self.level])))
-        return logits
-
-
-class ConvBlock(nn.Module):
-    """Convolution without bias, batch norm, ReLU; the size stays."""
-
-    def __init__(self, channels: int, out_channels: int, *, kernel_size: int, dilation: int = 1) -> None:
-        super().__init__()
-        padding = kernel_size // 2 * dilation
-        self.conv = nn.Conv2d(channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False)
-        self.batch_norm = nn.BatchNorm2d(out_channels)
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """maps: (B, C, H, W) -> (B, C_out, H, W)."""
-        return conv_and_norm(maps, self.conv, self.batch_norm).relu_()
 
 
 class FusionBlock(ConvBlock):

@@ -22,10 +22,12 @@ from vitdense.contracts import (
     HEADS,
     Backbone,
     BackboneConfig,
+    Batch,
     Head,
     HeadConfig,
     Level,
     Outputs,
+    Target,
 )
 from vitdense.errors import UserError
 from vitdense.registry import Config
@@ -34,9 +36,15 @@ SIZE, CLASSES = (75, 98), 5
 ADAPTER_NAMES = [None, *ADAPTERS.names()]
 HEAD_NAMES = [*HEADS.names(), "smp/linknet", "smp/fpn"]
 DEPTH = "depth"
+QUERIES = {"num_queries": 6, "encoder_layers": 1, "decoder_layers": 2}
 OPTIONS: dict[str, dict[str, Any]] = {
     "smp/fpn": {"options": {"decoder_pyramid_channels": 8, "decoder_segmentation_channels": 32}},
+    "deformable_detr": {"channels": 32, **QUERIES},
+    "dino": {"channels": 32, **QUERIES},
+    "rtdetr": QUERIES,
+    "dfine": QUERIES,
 }
+THINGS = Target(boxes=torch.tensor([[5.0, 9.0, 40.0, 60.0], [50.0, 2.0, 90.0, 30.0]]), labels=torch.tensor([0, 3]))
 
 
 def families() -> list[str]:
@@ -150,9 +158,11 @@ def test_a_head_trains_or_names_an_adapter_that_helps(head: str, family: str, ad
     features = [each.clone().requires_grad_() for each in maps_of(family, adapter)]
     config = config_of(head)
     module = config.build(levels)
-    outputs = module(features, {"images": torch.empty(2, 3, *SIZE)})
+    batch: Batch = {"images": torch.empty(2, 3, *SIZE), "targets": [THINGS, THINGS]}
+    outputs = module(features, batch)
     check_output(module, outputs, levels)
-    torch.autograd.backward([each.square().mean() for each in outputs.values()])
+    losses = module.losses(outputs, batch) if module.detects else {"": sum(o.square().mean() for o in outputs.values())}
+    torch.autograd.backward(list(losses.values()))
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name

@@ -10,15 +10,16 @@ from rich.progress import track
 
 from vitdense import cli
 from vitdense.loading import load_model
-from vitdense.predicting import find_pictures, kind_of, predict_files
+from vitdense.predicting import find_pictures, kind_of, predict_files, read_image_ids
 
 
 def main(arguments: list[str]) -> int:
-    """Writes masks/*.png (palette) or depth/*.png (mm), and overlays/*.jpg; exit code 2 where a file can't be read."""
+    """Writes masks/*.png, depth/*.png (mm) or predictions.json (COCO), and overlays; exit code 2 for bad files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", help="such as runs/shapes_swin/best")
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures, videos (with PyAV), or folders of them")
     parser.add_argument("--out", required=True, type=Path, help="the folder to write to")
+    parser.add_argument("--ids-from", type=Path, metavar="GT.json", help="a COCO file that numbers the pictures")
     parser.add_argument("--set", action="append", default=[], metavar="key=value", help="such as inference.flip=true")
     parser.add_argument("--on-bad-picture", choices=("stop", "skip"), default="stop", help="skip names them at the end")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> int:
         found,
         options.out,
         skip_bad=options.on_bad_picture == "skip",
+        image_ids=read_image_ids(options.ids_from) if options.ids_from else None,
         track=lambda files: track(files, "predict", total=len(found), console=console),
     )
     if options.json:

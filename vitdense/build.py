@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from vitdense.contracts import ADAPTERS, BACKBONES, AdapterConfig, Backbone, BackboneConfig, HeadConfig, Tokens
@@ -78,13 +77,9 @@ def create_backbone(
 
     weights: "default", "timm/<model>.<tag>", "hf/<repo>", a file or folder, or a mapping of tensors.
     """
-    try:
-        config = BACKBONES.create(name, options)
-        chosen = {"name": adapter} if isinstance(adapter, str) else dict(adapter or {})
-        adapter_config = ADAPTERS.create(chosen.pop("name"), chosen) if chosen else None
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, given {e['input']!r}" for e in error.errors())
-        raise UserError(f"{name}: {faults}") from error
+    config = BACKBONES.create_or_tell(name, options)
+    chosen = {"name": adapter} if isinstance(adapter, str) else dict(adapter or {})
+    adapter_config = ADAPTERS.create_or_tell(chosen.pop("name"), chosen) if chosen else None
     backbone = _build_backbone(config, config.weights if weights is None else weights)
     return backbone if adapter_config is None else AdaptedBackbone(backbone, adapter_config)
 

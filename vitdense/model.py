@@ -48,7 +48,7 @@ class Model(nn.Module):
         """batch["images"]: (B, C, H, W), uint8 or floats in [0, 1] -> the head's outputs."""
         images = self.normalise(batch["images"])
         if "extents" in batch:
-            images = _blank_padding(images, batch["extents"])
+            images = blank_padding(images, batch["extents"])
         return self.head(self.backbone(images), batch)  # type: ignore[no-any-return]
 
     @torch.no_grad()
@@ -71,7 +71,7 @@ class Model(nn.Module):
             self.train(was_training)
 
 
-def _blank_padding(images: Tensor, extents: Tensor) -> Tensor:
+def blank_padding(images: Tensor, extents: Tensor) -> Tensor:
     """images: (B, C, H, W), normalised, with pictures of extents (B, 2) at the top left -> 0 beyond them."""
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device) < extents[:, :1]  # (B, H)

@@ -1,6 +1,7 @@
-"""Predictions for files, folders and videos: a palette mask or a depth map, and an overlay, for each picture."""
+"""Predictions for files, folders and videos: a mask, a depth map or things, and an overlay, for each picture."""
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,11 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitdense import pictures, videos
+from vitdense.coco_json import Id, Result, to_results, write_results
 from vitdense.data.images import SUFFIXES, read_image
 from vitdense.errors import DataError, UserError
 from vitdense.model import Model
 
 Pixels = NDArray[np.uint8]
+
+
+RESULTS = "predictions.json"
 
 
 @dataclass
@@ -48,7 +53,9 @@ def find_pictures(paths: Sequence[Path]) -> dict[Path, Path]:
 
 
 def kind_of(model: Model) -> str:
-    """The folder that a model's results go to."""
+    """Where a model's results go: a folder, or a file for all things of all pictures."""
+    if model.head.detects:
+        return RESULTS
     return "depth" if model.head.dense == "depth" else "masks"
 
 
@@ -58,39 +65,73 @@ def predict_files(
     out: Path,
     *,
     skip_bad: bool = False,
+    image_ids: Mapping[str, Id] | None = None,
     track: Callable[[Iterable[Path]], Iterable[Path]] = iter,
 ) -> Predicted:
     """Write out/masks/NAME.png (out/depth/NAME.png in millimetres) and out/overlays/NAME.jpg for each picture.
 
-    Of a video, NAME/000000.png and so on for its frames, and out/overlays/NAME.mp4, depth beside the frames. A file
-    that can't be read stops, or is counted.
+    Of a video, NAME/000000.png and so on for its frames, and out/overlays/NAME.mp4, depth beside the frames. Things go
+    into one out/predictions.json, COCO's list of results, whose pictures are numbered by `image_ids` (by file name; one
+    that it lacks is a fault), or named by where their results go. A file that can't be read stops, or is counted.
     """
-    writer = _Writer(model, out)
+    writer = _Writer(model, out, image_ids)
     done = Predicted()
     for file in track(found):
         try:
             if file.suffix.lower() in videos.SUFFIXES:
                 writer.film(file, found[file])
             else:
-                writer.picture(read_image(file), found[file])
+                writer.read(file, found[file])
         except DataError as error:
             if not skip_bad:
                 raise
             done.skipped.append(str(error))
             continue
         done.written.append(file)
+    writer.finish()
     return done
+
+
+def read_image_ids(path: Path) -> dict[str, Id]:
+    """File name -> id of the pictures in a COCO file; DataError where it is none."""
+    try:
+        images = json.loads(path.read_text(encoding="utf-8"))["images"]
+        return {Path(image["file_name"]).name: image["id"] for image in images}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: no COCO file with images that have file_name and id ({error!r})") from None
 
 
 class _Writer:
     """Predicts pictures, and writes what a model of this kind gives."""
 
-    def __init__(self, model: Model, out: Path) -> None:
-        self.model, self.out, self.kind = model, out, kind_of(model)
+    def __init__(self, model: Model, out: Path, image_ids: Mapping[str, Id] | None) -> None:
+        self.model, self.out, self.kind, self.image_ids = model, out, kind_of(model), image_ids
+        self.results: list[Result] = []
 
-    def picture(self, image: Pixels, target: Path) -> Tensor:
-        """image: (H, W, 3) -> its prediction (H, W) on the CPU, written."""
-        result: Tensor = self.model.predict([image])[0].cpu()
+    def finish(self) -> None:
+        """Write what is written once."""
+        if self.model.head.detects:
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_results(self.results, self.out / RESULTS)
+
+    def read(self, file: Path, target: Path) -> None:
+        """One picture in a file."""
+        number: Id = target.as_posix()
+        if self.image_ids is not None:
+            if file.name not in self.image_ids:
+                raise DataError(f"{file}: the COCO file that ids are taken from has no picture of this name")
+            number = self.image_ids[file.name]
+        self.picture(read_image(file), target, number)
+
+    def picture(self, image: Pixels, target: Path, number: Id) -> Tensor:
+        """image: (H, W, 3) -> its prediction (H, W) on the CPU, or the overlay of its things (H, W, 3); written."""
+        found = self.model.predict([image])[0].cpu()
+        if self.model.head.detects:
+            self.results += to_results(found, number)
+            drawn = pictures.draw_likely(image, found, self.model.classes, self.model.palette)
+            drawn.save(self._place("overlays", target, ".jpg"), quality=92)
+            return torch.from_numpy(np.array(drawn))
+        result: Tensor = found
         file, overlay = self._place(self.kind, target, ".png"), self._place("overlays", target, ".jpg")
         if self.kind == "depth":
             result = result.float()
@@ -108,7 +149,11 @@ class _Writer:
         scale: tuple[float, float] | None = None
         with videos.Film(self._place("overlays", target, ".mp4"), videos.frame_rate(file)) as film:
             for number, frame in enumerate(videos.read_frames(file)):
-                result = self.picture(frame, target / f"{number:06d}")
+                place = target / f"{number:06d}"
+                result = self.picture(frame, place, place.as_posix())
+                if self.model.head.detects:
+                    film.add(result.numpy())
+                    continue
                 if self.kind == "masks":
                     film.add(np.asarray(pictures.overlay(frame, result, self.model.palette)))
                     continue

@@ -15,8 +15,9 @@ from vitdense.contracts import ADAPTERS, BACKBONES, HEADS, Batch, Outputs
 from vitdense.errors import UserError, WeightsError
 from vitdense.inference import InferenceConfig
 from vitdense.layers.embed import crop_rows_and_columns, pad_rows_and_columns
-from vitdense.model import Model
+from vitdense.model import Model, blank_padding
 from vitdense.pictures import make_palette
+from vitdense.registry import faults_of
 from vitdense.weights.parts import Part
 from vitdense.weights.whole import read_whole
 
@@ -33,10 +34,12 @@ class PaddedModel(Model):
     def forward(self, batch: Batch) -> Outputs:
         """batch["images"]: (B, C, H, W) -> the head's outputs by pixel, ceil(H / stride) by ceil(W / stride)."""
         images = self.normalise(batch["images"])
+        if "extents" in batch:
+            images = blank_padding(images, batch["extents"])
         padded = pad_rows_and_columns(images, self.multiple, channels_last=False)
         lean = batch.get("lean", False) and padded.shape == images.shape
         outputs: Outputs = self.head(self.backbone(padded), {**batch, "images": padded, "lean": lean})
-        if lean:
+        if lean or self.head.detects:
             return outputs
         return {name: _cut(maps, images, padded) for name, maps in outputs.items()}
 
@@ -87,4 +90,5 @@ def _inference(overrides: Sequence[str]) -> InferenceConfig:
     try:
         return InferenceConfig.model_validate(given.get("inference", {}))
     except ValidationError as error:
-        raise UserError(f"inference: {'; '.join(fault['msg'] for fault in error.errors())}") from error
+        faults = faults_of(error, InferenceConfig)
+        raise UserError("; ".join(f"inference.{key}: {message}" for key, message in faults)) from error

@@ -1,6 +1,5 @@
 """A recipe: files and command line merged by OmegaConf, typed by pydantic, all of its faults said at once."""
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from vitdense.contracts import (
 from vitdense.errors import RecipeError, UserError
 from vitdense.inference import InferenceConfig
 from vitdense.optim import OptimConfig, ScheduleConfig
-from vitdense.registry import Config, Registry
+from vitdense.registry import Config, Registry, faults_of, nearest
 
 C = TypeVar("C", bound=Config)
 COMMAND_LINE = "command line"
@@ -180,7 +179,7 @@ class _Parser:
     def recipe(self, merged: dict[str, Any]) -> Recipe:
         name = merged.pop("name", self.path.stem)
         for key in merged.keys() - set(SECTIONS):
-            self.fault(key, f"unknown section{_nearest(key, SECTIONS)}; allowed: {', '.join(SECTIONS)}")
+            self.fault(key, f"unknown section{nearest(key, SECTIONS)}; allowed: {', '.join(SECTIONS)}")
         sections: dict[str, Any] = {}
         names: dict[str, str] = {}
         for section in SECTIONS:
@@ -223,16 +222,8 @@ class _Parser:
         try:
             return create()
         except ValidationError as error:
-            for problem in error.errors(include_url=False, include_context=False):
-                key = ".".join([section, *(str(part) for part in problem["loc"] if not _is_branch(part))])
-                if problem["type"] == "extra_forbidden":
-                    allowed = sorted({"name", *kind.model_fields} if section in NAMED else kind.model_fields)
-                    last = str(problem["loc"][-1])
-                    self.fault(key, f"unknown key{_nearest(last, allowed)}; allowed: {', '.join(allowed)}")
-                elif problem["type"] == "missing":
-                    self.fault(key, "missing key")
-                else:
-                    self.fault(key, f"{problem['msg'][0].lower()}{problem['msg'][1:]}, given {problem['input']!r}")
+            for option, message in faults_of(error, kind, also=("name",) if section in NAMED else ()):
+                self.fault(f"{section}.{option}" if option else section, message)
             return None
 
     def cross_check(self, sections: Mapping[str, Any]) -> None:
@@ -249,13 +240,3 @@ class _Parser:
         while place and place not in self.origins:
             place = place.rpartition(".")[0]
         self.faults.append(f"{self.origins.get(place, self.path)}: {key}: {message}")
-
-
-def _nearest(given: str, allowed: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(given, allowed, n=1)
-    return f", did you mean {nearest[0]!r}?" if nearest else ""
-
-
-def _is_branch(part: int | str) -> bool:
-    """Whether pydantic added this part to name a branch of a union, such as `constrained-int` or `literal['auto']`."""
-    return isinstance(part, str) and ("[" in part or "-" in part or part in ("int", "float", "str", "bool"))

@@ -3,11 +3,11 @@
 import difflib
 import fnmatch
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from vitdense.errors import UserError
 
@@ -102,6 +102,16 @@ class Registry(Generic[C]):
         config._preset, config._given = name, frozenset(options or {})
         return config
 
+    def create_or_tell(self, name: str, options: Mapping[str, Any] | None = None) -> C:
+        """As `create`; UserError says which options are bad, one after the other."""
+        try:
+            return self.create(name, options)
+        except ValidationError as error:
+            faults = faults_of(error, self.find(name)[0])
+            raise UserError(
+                "; ".join(f"{name}.{key}: {told}" if key else f"{name}: {told}" for key, told in faults)
+            ) from None
+
     def _load(self) -> None:
         modules, self._modules = self._modules, ()
         for module in modules:
@@ -116,3 +126,31 @@ class Registry(Generic[C]):
         nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else f"known: {', '.join(known)}"
         return f"no {self.kind} named {name!r}; {hint}"
+
+
+def faults_of(error: ValidationError, kind: type[Config], *, also: Iterable[str] = ()) -> list[tuple[str, str]]:
+    """(dotted key, what is wrong) of each bad option of a config class; `also` are keys allowed beside its own."""
+    found = []
+    for problem in error.errors(include_url=False, include_context=False):
+        key = ".".join(str(part) for part in problem["loc"] if not _is_branch(part))
+        if problem["type"] == "extra_forbidden":
+            allowed = sorted({*also, *kind.model_fields})
+            found.append(
+                (key, f"unknown key{nearest(str(problem['loc'][-1]), allowed)}; allowed: {', '.join(allowed)}")
+            )
+        elif problem["type"] == "missing":
+            found.append((key, "missing key"))
+        else:
+            found.append((key, f"{problem['msg'][0].lower()}{problem['msg'][1:]}, given {problem['input']!r}"))
+    return found
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """The words ", did you mean ...?", or none where no allowed name is near."""
+    found = difflib.get_close_matches(given, list(allowed), n=1)
+    return f", did you mean {found[0]!r}?" if found else ""
+
+
+def _is_branch(part: int | str) -> bool:
+    """Whether pydantic added this part to name a branch of a union, such as `constrained-int` or `literal['auto']`."""
+    return isinstance(part, str) and ("[" in part or "-" in part or part in ("int", "float", "str", "bool"))

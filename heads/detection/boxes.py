@@ -15,6 +15,11 @@ def to_centres(boxes: Tensor) -> Tensor:
     return torch.cat([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], dim=-1)
 
 
+def inverse_sigmoid(boxes: Tensor, least: float = 1e-5) -> Tensor:
+    """boxes: (..., 4) in 0..1 -> (..., 4): what a sigmoid makes them of; sides of 0 and 1 become finite."""
+    return (boxes.clamp(least, 1) / (1 - boxes).clamp(least, 1)).log()
+
+
 def overlaps(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """one, other: (..., 4) as (x0, y0, x1, y1), shapes that broadcast -> IoU (...) and generalised IoU (...).
 

@@ -25,7 +25,7 @@ def cross_entropy(logits: Tensor, matches: Matches, targets: Targets, *, nothing
     """logits: (L, B, Q, K + 1), the last class for nothing, which weighs `nothing` -> (L,): weighted means."""
     classes = _class_of_queries(logits, matches, targets, logits.shape[-1] - 1)
     lost = -logits.log_softmax(-1).gather(-1, classes[..., None])[..., 0]  # (L, B, Q)
-    weights = torch.where(classes == logits.shape[-1] - 1, nothing, 1.0).to(lost.dtype)
+    weights = torch.ones_like(lost).masked_fill_(classes == logits.shape[-1] - 1, nothing)
     return (lost * weights).sum((1, 2)) / weights.sum((1, 2))
 
 
@@ -40,7 +40,7 @@ def focal(
     missed = torch.where(wanted, 1 - chance, chance)
     lost = F.binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype), reduction="none") * missed**gamma
     if alpha >= 0:
-        lost = lost * torch.where(wanted, alpha, 1 - alpha)
+        lost = torch.where(wanted, alpha * lost, (1 - alpha) * lost)
     return lost.sum((1, 2, 3)) / number
 
 

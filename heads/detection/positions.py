@@ -26,8 +26,10 @@ def _nearest(flags: Tensor, size: int) -> Tensor:
     return F.interpolate(flags[:, None].float(), size=size, mode="nearest")[:, 0].bool()
 
 
-def sine_positions(valid: Tensor, channels: int, *, centred: bool, temperature: float = 10_000.0) -> Tensor:
-    """valid: (B, h, w) bool -> (B, channels, h, w) in float32: sines of the row, then of the column, each counted over
+def sine_positions(
+    valid: Tensor, channels: int, *, centred: bool, temperature: float = 10_000.0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """valid: (B, h, w) bool -> (B, channels, h, w) in `dtype`: sines of the row, then of the column, each counted over
     valid cells and divided by their number, so that all pictures reach from 0 to 2 pi.
 
     DETR counts cells by their far edge; `centred` by their middle, as Deformable DETR does.
@@ -35,7 +37,7 @@ def sine_positions(valid: Tensor, channels: int, *, centred: bool, temperature: 
     shift, least = (0.5 if centred else 0.0), 1e-6
     parts = []
     for axis in (1, 2):
-        count = valid.cumsum(axis, dtype=torch.float32)
+        count = valid.cumsum(axis, dtype=dtype)
         last = count.narrow(axis, count.shape[axis] - 1, 1)
         parts.append(sines((count - shift) / (last + least) * (2 * math.pi), channels // 2, temperature))
     return torch.cat(parts, dim=-1).permute(0, 3, 1, 2)

@@ -1,10 +1,9 @@
 """What a recipe says about losses: `losses: {cross_entropy: 1.0, dice: {weight: 0.5, smooth: 1.0}}`."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import PositiveFloat, ValidationError
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from heads.losses.pixels import Pixels
@@ -47,17 +46,4 @@ def _read_loss(name: str, options: Any) -> LossConfig:
     kind, _ = LOSSES.find(name)
     if isinstance(options, kind):
         return options
-    try:
-        return LOSSES.create(name, options if isinstance(options, Mapping) else {"weight": options})
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False)
-        raise UserError("; ".join(_told(name, kind, problem) for problem in problems)) from error
-
-
-def _told(name: str, kind: type[LossConfig], problem: Mapping[str, Any]) -> str:
-    option = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(option, kind.model_fields, n=1)
-        hint = f", did you mean {nearest[0]!r}?" if nearest else ""
-        return f"{name}.{option}: unknown key{hint}; allowed: {', '.join(sorted(kind.model_fields))}"
-    return f"{name}.{option}: {problem['msg'][0].lower()}{problem['msg'][1:]}, given {problem['input']!r}"
+    return LOSSES.create_or_tell(name, options if isinstance(options, Mapping) else {"weight": options})

@@ -33,7 +33,7 @@ def test_equals_transformers(dtype: torch.dtype, bound: float, convs: int, conca
             tensor.uniform_(0.5, 1.5) if tensor.ndim == 1 else tensor.normal_(std=tensor[0].numel() ** -0.5)
     options: dict[str, Any] = {"convs": convs, "concat_input": concat_input, "dilation": dilation}
     head = create_head("fcn", LEVELS, num_classes=7, channels=config.auxiliary_channels, dropout=0.0, **options)
-    head.to(dtype).load_state_dict(reference.state_dict())
+    head.to(dtype).get_submodule("decode_head").load_state_dict(reference.state_dict())
     features = [torch.randn(2, level.channels, 16, 21, dtype=dtype) for level in LEVELS]
     got, expected = head(features, {})["logits"], reference(features)
     torch.testing.assert_close(got, expected, rtol=0, atol=bound * max(1.0, float(expected.detach().abs().mean())))

@@ -25,6 +25,7 @@ from vitdense.backbones.options import IMAGENET_MEAN, IMAGENET_STD
 from vitdense.backbones.probing import Size, first_line
 from vitdense.contracts import BACKBONES
 from vitdense.errors import UserError, WeightsError
+from vitdense.layers.frozen import freeze_norms
 
 # For networks that norm pictures themselves, such as RADIO.
 _NONE: Statistics = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -35,9 +36,12 @@ class HfConfig(ExternalConfig):
     """`architecture` is a model type with its default config, a repository of the hub, or a folder with a config.json.
 
     `out_indices` count the blocks of a plain network, and the strides of a pyramid, whose last map of each counts.
+    `frozen_norm`: batch norms learn nothing and are folded into the convolutions before them.
     """
 
     library: ClassVar[str] = "hf"
+
+    frozen_norm: bool = False
 
     @classmethod
     def listed(cls) -> list[str]:
@@ -97,6 +101,11 @@ class HfBackbone(ExternalBackbone):
         super().__init__(config, model, native=native, statistics=statistics)
         if self.norm_maps and self._norm is None:
             raise UserError(f"{self.label} has no final norm for its maps: leave norm_maps out")
+        if config.frozen_norm:
+            images = torch.zeros(1, self.in_channels, *self._measured_at)
+            if not freeze_norms(self.model.eval(), lambda: self._run(images)):
+                raise UserError(f"{self.label} has no batch norm: leave frozen_norm out")
+            self.model.train()
 
     @torch.no_grad()
     def _prepare(self, tried: tuple[Size, ...]) -> None:

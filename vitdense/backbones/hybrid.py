@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from vitdense.backbones.options import HALVES, evenly_spaced, resolve_out_indices
-from vitdense.backbones.vit import ViT
+from vitdense.backbones.vit import ViT, as_maps
 from vitdense.backbones.vit_config import BASE, LARGE, SMALL, TINY, Options, ViTConfig
 from vitdense.contracts import BACKBONES, Interaction, Level, Tokens
 from vitdense.errors import UserError
@@ -118,7 +118,11 @@ class Hybrid(ViT):
     def forward(self, images: Tensor) -> list[Tensor]:
         """images: (B, C, H, W), normalised -> [(B, C_i, ceil(H / s_i), ceil(W / s_i))] for each level."""
         maps, last = self._resnet_maps(images)
-        return [*maps, *self._maps(self.patch_embed.project(last))] if self.out_indices else maps
+        return (
+            [*maps, *as_maps(self._run_stages(self._place(self.patch_embed.project(last)), None))]
+            if self.out_indices
+            else maps
+        )
 
     def forward_stages(self, images: Tensor, interaction: Interaction | None = None) -> list[Tokens]:
         """As ViT's; maps of the ResNet come as tokens without a prefix, and leave no room for an interaction."""
@@ -132,7 +136,11 @@ class Hybrid(ViT):
             Tokens(each.flatten(2).mT, each.new_zeros(each.shape[0], 0, each.shape[1]), (each.shape[2], each.shape[3]))
             for each in maps
         ]
-        return given + self._run_stages(self.patch_embed.project(last), interaction) if self.out_indices else given
+        return (
+            given + self._run_stages(self._place(self.patch_embed.project(last)), interaction)
+            if self.out_indices
+            else given
+        )
 
     def _resnet_maps(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """images: (B, C, H, W) -> the stages' maps among the levels, and the last stage's, which the tokens are of."""

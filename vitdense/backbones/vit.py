@@ -98,20 +98,16 @@ class ViT(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images: (B, C, H, W), normalised -> [(B, embed_dim, ceil(H / patch), ceil(W / patch))] for each level."""
-        return self._maps(self.patch_embed(images))
+        return as_maps(self._run_stages(self._place(self.patch_embed(images)), None))
 
     def forward_stages(self, images: Tensor, interaction: Interaction | None = None) -> list[Tokens]:
         """As `forward`, in tokens, with `interaction` before and after the blocks up to each of `out_indices`."""
-        return self._run_stages(self.patch_embed(images), interaction)
+        return self._run_stages(self._place(self.patch_embed(images)), interaction)
 
-    def _maps(self, patches: Tensor) -> list[Tensor]:
-        """patches: (B, h, w, C) -> [(B, C, h, w)] of the blocks in `out_indices`."""
-        stages = self._run_stages(patches, None)
-        return [given.mT.reshape(given.shape[0], -1, *grid) for given, _, grid in stages]  # (B, C, h, w)
-
-    def _run_stages(self, patches: Tensor, interaction: Interaction | None) -> list[Tokens]:
-        """patches: (B, h, w, C) -> the tokens of the blocks in `out_indices`."""
-        x, grid = self._place(patches)
+    def _run_stages(self, placed: tuple[Tensor, Grid], interaction: Interaction | None) -> list[Tokens]:
+        """placed: (B, prefix + h * w, C) and (h, w) -> the tokens of the blocks in `out_indices`."""
+        x, grid = placed
+        del placed  # or the first tokens would be kept to the last block
         around = self._survey(grid, x)
         given, start = [], 0
         for stage, last in enumerate(self.out_indices):
@@ -217,3 +213,8 @@ def _neck(dim: int, channels: int) -> nn.Sequential:
         nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False),
         LayerNorm2d(channels, eps=1e-6),
     )
+
+
+def as_maps(stages: Iterable[Tokens]) -> list[Tensor]:
+    """Tokens of patches (B, h * w, C) -> maps (B, C, h, w)."""
+    return [patches.mT.reshape(patches.shape[0], -1, *grid) for patches, _, grid in stages]

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vitdense.benchmarking.maps import MapsWork, enliven
 from vitdense.benchmarking.rows import Conditions, Goal, Pair, Peer, Row
-from vitdense.benchmarking.segmenters import GRADIENTS, SegmenterJob, Task
+from vitdense.benchmarking.segmenters import GRADIENTS, ByLogits, SegmenterJob, Task
 from vitdense.benchmarking.vit import BASE, ViTSize, _timm_maps
 from vitdense.build import create_backbone
 from vitdense.contracts import HEADS, Batch
@@ -76,7 +75,7 @@ class Ours(nn.Module):
         return logits
 
 
-class Transformers(nn.Module):
+class Transformers(ByLogits):
     """DPTForSemanticSegmentation as it comes."""
 
     def __init__(self, size: DPTSize) -> None:
@@ -95,22 +94,8 @@ class Transformers(nn.Module):
         config.num_labels = size.classes
         self.network: Any = DPTForSemanticSegmentation(config)
 
-    def loss(self, images: Tensor, masks: Tensor) -> Tensor:
-        """What it would count, had it an auxiliary head."""
-        logits = F.interpolate(self.logits(images), size=masks.shape[1:], mode="bilinear", align_corners=False)
-        return F.cross_entropy(logits, masks)
 
-    def masks(self, images: Tensor) -> Tensor:
-        """As its image processor finds them."""
-        return self.logits(images).argmax(dim=1)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """It gives them at the size of the pictures."""
-        logits: Tensor = self.network(images).logits
-        return logits
-
-
-class Smp(nn.Module):
+class Smp(ByLogits):
     """DPT of segmentation-models-pytorch over timm's ViT."""
 
     def __init__(self, size: DPTSize) -> None:
@@ -132,19 +117,6 @@ class Smp(nn.Module):
         for module in self.network.segmentation_head.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-
-    def loss(self, images: Tensor, masks: Tensor) -> Tensor:
-        """It has none by itself."""
-        return F.cross_entropy(self.logits(images), masks)
-
-    def masks(self, images: Tensor) -> Tensor:
-        """The largest logit."""
-        return self.logits(images).argmax(dim=1)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """It resizes them itself."""
-        logits: Tensor = self.network(images)
-        return logits
 
 
 def _row(name: str, summary: str, *, train: bool, cpu: Goal, cuda: Goal) -> Row:

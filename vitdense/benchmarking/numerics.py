@@ -57,17 +57,19 @@ def spread(given: Tensor, reference: Tensor) -> float:
     return float(apart / scale) if scale > 0 else math.inf if apart > 0 else 0.0
 
 
-def compare(ours: Outcome, theirs: Outcome, exact: Outcome | None = None) -> Check:
-    """The worst of all tensors; with `exact`, a float32 outcome, both may stray from it, and ours from theirs' way."""
+def compare(ours: Outcome, theirs: Outcome, exact: Outcome | None = None, *, bound: float = EXACT) -> Check:
+    """The worst of all tensors, for each of which `bound` is allowed; with `exact`, a float32 outcome, both may stray
+    from it, and ours from theirs' way.
+    """
     checks = []
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in ours or name not in theirs:
-            checks.append(Check(f"{name} of {'theirs' if name in theirs else 'ours'} alone", math.inf, EXACT))
+            checks.append(Check(f"{name} of {'theirs' if name in theirs else 'ours'} alone", math.inf, bound))
         elif exact is None:
-            checks.append(Check(name, distance(ours[name], theirs[name]), EXACT))
+            checks.append(Check(name, distance(ours[name], theirs[name]), bound))
         else:
-            bound = max(2 * spread(theirs[name], exact[name]), ROUNDING)
-            checks.append(Check(name, spread(ours[name], exact[name]), bound))
+            allowed = max(2 * spread(theirs[name], exact[name]), ROUNDING)
+            checks.append(Check(name, spread(ours[name], exact[name]), allowed))
     assert checks, "nothing to compare"
     return max(checks, key=lambda check: check.strain)
 
@@ -78,7 +80,7 @@ def check_peer(peer: Peer, conditions: Conditions) -> Check:
     with exact_floats(conditions):
         pair = peer.pair(replace(eager, precision="fp32"))
         exact = pair.theirs.outcome()
-        check = compare(pair.ours.outcome(), exact)
+        check = compare(pair.ours.outcome(), exact, bound=peer.bound or EXACT)
         if not check.agrees or conditions.precision == "fp32":
             return check
         pair = peer.pair(eager)

@@ -62,12 +62,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Peer:
-    """Another library that does the same. `needs` is the package to import; both raise AbsentError where they can't."""
+    """Another library that does the same. `needs` is the package to import; both raise AbsentError where they can't.
+
+    bound: the largest difference allowed in float32, in units of the reference's largest value; None: the usual one.
+    """
 
     name: str
     needs: str
     build: Callable[[Conditions], Job]
     pair: Callable[[Conditions], Pair]
+    bound: float | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vitdense.benchmarking.rows import SEED, Conditions, Job, Outcome
 
@@ -40,6 +41,26 @@ class Segmenter(Protocol):
 
     def logits(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) -> (B, K, H, W), for comparisons: not timed."""
+
+
+class ByLogits(nn.Module):
+    """A peer whose `network` gives logits at the size of the pictures, as its users go on from there."""
+
+    network: Any
+
+    def loss(self, images: Tensor, masks: Tensor) -> Tensor:
+        """The mean cross-entropy of all pixels."""
+        return F.cross_entropy(self.logits(images), masks)
+
+    def masks(self, images: Tensor) -> Tensor:
+        """The largest logit."""
+        return self.logits(images).argmax(dim=1)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """It resizes them itself."""
+        given = self.network(images)
+        logits: Tensor = given if isinstance(given, Tensor) else given.logits
+        return logits
 
 
 class SegmenterJob(Job):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from vitdense.benchmarking.maps import MapsWork, enliven
 from vitdense.benchmarking.rows import Conditions, Goal, Pair, Peer, Row
-from vitdense.benchmarking.segmenters import GRADIENTS, SegmenterJob, Task
+from vitdense.benchmarking.segmenters import GRADIENTS, ByLogits, SegmenterJob, Task
 from vitdense.benchmarking.swin import SWIN_T, TINY, SwinSize, _timm_maps
 from vitdense.build import create_backbone
 from vitdense.contracts import HEADS
@@ -68,7 +68,7 @@ class Ours(nn.Module):
         return _resize(self.head(self.backbone(images), {})["logits"], images)
 
 
-class Transformers(nn.Module):
+class Transformers(ByLogits):
     """UperNetForSemanticSegmentation as it comes."""
 
     def __init__(self, size: UperNetSize) -> None:
@@ -92,17 +92,8 @@ class Transformers(nn.Module):
         loss: Tensor = self.network(images, labels=masks).loss
         return loss
 
-    def masks(self, images: Tensor) -> Tensor:
-        """As its image processor finds them."""
-        return self.logits(images).argmax(dim=1)
 
-    def logits(self, images: Tensor) -> Tensor:
-        """It resizes them itself."""
-        logits: Tensor = self.network(images).logits
-        return logits
-
-
-class Smp(nn.Module):
+class Smp(ByLogits):
     """UPerNet of segmentation-models-pytorch over timm's Swin."""
 
     def __init__(self, size: UperNetSize) -> None:
@@ -118,19 +109,6 @@ class Smp(nn.Module):
             drop_path_rate=0.0,
             **size.swin.options(),
         )
-
-    def loss(self, images: Tensor, masks: Tensor) -> Tensor:
-        """It has none by itself."""
-        return F.cross_entropy(self.logits(images), masks)
-
-    def masks(self, images: Tensor) -> Tensor:
-        """The largest logit."""
-        return self.logits(images).argmax(dim=1)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """It resizes them itself."""
-        logits: Tensor = self.network(images)
-        return logits
 
 
 def _row(name: str, summary: str, *, train: bool, cpu: Goal, cuda: Goal) -> Row:

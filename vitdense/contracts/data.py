@@ -55,7 +55,8 @@ class Samples(Dataset[Sample], ABC):
 
 
 class Metric(ABC):
-    """Counts that add up: the result is the same under any split into batches and processes."""
+    """Counts that add up, or records that are put together: the result is the same under any split into batches and
+    processes."""
 
     @abstractmethod
     def update(self, predictions: Predictions, batch: Batch) -> None:
@@ -64,6 +65,11 @@ class Metric(ABC):
     @abstractmethod
     def reduce(self, sum_over_processes: Callable[[Tensor], Tensor]) -> None:
         """Replace the counts by their sum over all processes."""
+
+    def gather(self, gather_from_processes: Callable[[Tensor], Tensor]) -> None:
+        """Replace records of single pictures by those of all processes, whose rows the function puts together; what
+        only counts needs no more than `reduce`, which is called too."""
+        return
 
     @abstractmethod
     def compute(self) -> dict[str, float]:

@@ -46,3 +46,8 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def predict(self, outputs: Outputs, batch: Batch) -> Predictions:
         """Outputs -> one prediction for each picture, at `batch["sizes"]`."""
+
+    def deploy(self, outputs: Outputs, size: tuple[int, int]) -> Outputs:
+        """What a model exported to other runtimes gives for pictures of size (H, W): the output by pixel."""
+        assert self.dense is not None, f"{type(self).__name__} says nothing of what it gives in other runtimes"
+        return {self.dense: outputs[self.dense]}

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitdense import pictures
 from vitdense.contracts import Batch, Metric, Predictions, Samples
 from vitdense.data.loader import Batches, eval_loader
-from vitdense.engine.launch import sum_over_processes
+from vitdense.engine.launch import gather_from_processes, sum_over_processes
 from vitdense.inference import infer
 from vitdense.model import Model
 from vitdense.recipe import Recipe
@@ -49,6 +49,7 @@ def evaluate(
             seen += len(predictions)
     if fabric.world_size > 1:
         metric.reduce(partial(sum_over_processes, fabric))
+        metric.gather(partial(gather_from_processes, fabric))
     return metric.compute(), metric
 
 
@@ -56,6 +57,10 @@ def _panel(batch: Batch, predictions: Predictions, place: int, model: Model) -> 
     """Picture, truth and prediction of one place in a batch; of depth its relative error too."""
     pixels = batch["images"][place].permute(1, 2, 0).cpu()  # (H, W, 3)
     result = predictions[place].cpu()
+    if model.head.detects:
+        size = batch["sizes"][place]
+        target = batch["targets"][place] if "targets" in batch else None
+        return pictures.things_panel(pixels[: size[0], : size[1]], target, result, model.classes, model.palette)
     if model.head.dense == "depth":
         return pictures.depth_panel(pixels, batch["depth"][place].cpu(), result.float())
     return pictures.panel(pixels, batch["masks"][place].cpu(), result, model.classes, model.palette)

@@ -64,6 +64,18 @@ def sum_over_processes(fabric: Fabric, counts: Tensor) -> Tensor:
     return total
 
 
+def gather_from_processes(fabric: Fabric, rows: Tensor) -> Tensor:
+    """rows: (n, ...), of which each process has as many as it likes -> those of all, in the order of the processes."""
+    gather: Any = fabric.all_gather
+    numbers = gather(torch.tensor([len(rows)], device=fabric.device)).flatten().tolist()
+    if max(numbers) == 0:
+        return rows
+    padded = rows.new_zeros((max(numbers), *rows.shape[1:]), device=fabric.device)
+    padded[: len(rows)] = rows
+    parts = gather(padded).view(-1, *padded.shape)
+    return torch.cat([part[:number] for part, number in zip(parts, numbers, strict=True)])
+
+
 def share_batchnorm(fabric: Fabric, model: M) -> M:
     """Batch norms that see the batches of all processes."""
     if fabric.device.type != "cuda":

@@ -65,6 +65,7 @@ class Attention(nn.Module):
         qkv = torch.unflatten(self._project(tokens), -1, (3, self.num_heads, self.head_dim))  # (B, N, 3, heads, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, d) each
         mixed = self.mix(q, k, v, around).transpose(1, 2).flatten(2)  # (B, N, C)
+        del qkv, q, k, v  # the largest tensors of a block, where no backward pass keeps them
         out: Tensor = self.proj(self.norm(mixed))
         return out
 

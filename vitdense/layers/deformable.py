@@ -42,15 +42,20 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(self.value_proj.weight)
             nn.init.xavier_uniform_(self.output_proj.weight)
 
-    def forward(self, queries: Tensor, references: Tensor, features: Tensor, shapes: Shapes) -> Tensor:
+    def forward(
+        self, queries: Tensor, references: Tensor, features: Tensor, shapes: Shapes, padding: Tensor | None = None
+    ) -> Tensor:
         """queries: (B, Q, C), features: (B, S, C) of grids `shapes` (h, w) -> (B, Q, C).
 
-        references: (B or 1, Q, levels, 2) as (x, y), or (..., 4) as boxes (cx, cy, w, h) that the offsets scale with;
-        0 and 1 are the outer edges of each level's grid.
+        references: (B or 1, Q, levels or 1, 2) as (x, y), or (..., 4) as boxes (cx, cy, w, h) that the offsets scale
+        with; 0 and 1 are the outer edges of each level's grid. Where `padding` (B, S) bool is true, 0 is read.
         """
         heads, levels, points = self.points
         assert len(shapes) == levels, f"{len(shapes)} grids for {levels} levels"
-        values = self.value_proj(features).unflatten(-1, (heads, -1))  # (B, S, heads, d)
+        values = self.value_proj(features)
+        if padding is not None:
+            values = values.masked_fill(padding[..., None], 0.0)
+        values = values.unflatten(-1, (heads, -1))  # (B, S, heads, d)
         offsets = self.sampling_offsets(queries).unflatten(-1, (heads, levels, points, 2)).to(references.dtype)
         weights = self.attention_weights(queries).unflatten(-1, (heads, levels * points)).softmax(dim=-1)
         centres = references[:, :, None, :, None, :2]  # (B, Q, 1, levels, 1, 2)

@@ -45,6 +45,11 @@ class Several(Metric):
         for metric in self.metrics:
             metric.reduce(sum_over_processes)
 
+    def gather(self, gather_from_processes: Callable[[Tensor], Tensor]) -> None:
+        """Replace the records of each by those of all processes."""
+        for metric in self.metrics:
+            metric.gather(gather_from_processes)
+
     def compute(self) -> dict[str, float]:
         """The results of all, in their order; an earlier one keeps its place and a later one its value."""
         return {name: value for metric in self.metrics for name, value in metric.compute().items()}

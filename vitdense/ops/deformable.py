@@ -1,6 +1,5 @@
 """Sampling of multi-scale deformable attention in plain PyTorch (Deformable DETR, https://arxiv.org/abs/2010.04159)."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,10 +7,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from vitdense.ops.deformable_strips import Layout, gradients_in_strips, sample_in_strips
+from vitdense.ops.deformable_strips import Shapes as Shapes
 from vitdense.ops.eager import runs_eagerly
 from vitdense.ops.kernels import runs_as_kernel
-
-Shapes = Sequence[tuple[int, int]]
 
 
 def deformable_attention(values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -20,7 +19,8 @@ def deformable_attention(values: Tensor, shapes: Shapes, locations: Tensor, weig
     values: (B, S, heads, d), the grids of `shapes` (h, w) one after another, row by row; locations: (B, Q, heads,
     levels, points, 2), (x, y) where 0 and 1 are a grid's outer edges; weights: (B, Q, heads, levels, points)
     -> (B, Q, heads * d). Summed in float32 at least, given back in the values' precision.
-    On GPUs that kernels run on (`kernels.py`), one for the sum and two for the gradients take it.
+    On GPUs that kernels run on (`kernels.py`), one for the sum and two for the gradients take it; on CPUs some queries
+    are taken at a time (`deformable_strips.py`).
     """
     if runs_eagerly(values, locations, weights) and runs_as_kernel(values):
         sampled: Tensor = _Sampling.apply(
@@ -28,8 +28,15 @@ def deformable_attention(values: Tensor, shapes: Shapes, locations: Tensor, weig
         )
         return sampled
     precise = torch.promote_types(values.dtype, torch.float32)
-    read = _read_grids if torch.compiler.is_exporting() else _read_bags
-    return read(values.to(precise), shapes, locations.to(precise), weights.to(precise)).to(values.dtype)
+    inputs = (values.to(precise), locations.to(precise), weights.to(precise))
+    if values.device.type == "cpu" and runs_eagerly(*inputs):
+        layout = Layout.of(shapes, values.shape[2], locations.shape[-2], inputs[0])
+        if layout.fits(inputs[0]):
+            read: Tensor = _Strips.apply(layout, *inputs)
+            return read.to(values.dtype)
+    if torch.compiler.is_exporting():
+        return _read_grids(inputs[0], shapes, *inputs[1:]).to(values.dtype)
+    return _read_bags(inputs[0], shapes, *inputs[1:]).to(values.dtype)
 
 
 class _Sampling(torch.autograd.Function):
@@ -54,6 +61,21 @@ class _Sampling(torch.autograd.Function):
         return None, *gradients_by_kernels(
             above, values, ctx.shapes, locations, weights, at_values=ctx.needs_input_grad[1]
         )
+
+
+class _Strips(torch.autograd.Function):
+    """The sum on a CPU, some queries at a time; for the backward pass nothing is kept but the inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, layout: Layout, values: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+        ctx.layout = layout
+        ctx.save_for_backward(values, locations, weights)
+        return sample_in_strips(layout, values, locations, weights)
+
+    @staticmethod
+    @once_differentiable  # as is torch's embedding_bag
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *gradients_in_strips(ctx.layout, above, *ctx.saved_tensors)
 
 
 def _read_bags(values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:

@@ -1,5 +1,10 @@
-"""What a person looks at, and what tools write: masks and depth over pictures, panels, sheets, files."""
+"""What a person looks at, and what tools write: masks, boxes and depth over pictures, panels, sheets, files."""
 
+from vitdense.pictures.boxes import draw_likely as draw_likely
+from vitdense.pictures.boxes import draw_things as draw_things
+from vitdense.pictures.boxes import things_panel as things_panel
+from vitdense.pictures.charts import Panel as Panel
+from vitdense.pictures.charts import chart_sheet as chart_sheet
 from vitdense.pictures.depth import colour_depth as colour_depth
 from vitdense.pictures.depth import depth_panel as depth_panel
 from vitdense.pictures.depth import depth_range as depth_range
@@ -9,4 +14,5 @@ from vitdense.pictures.masks import outlines as outlines
 from vitdense.pictures.masks import overlay as overlay
 from vitdense.pictures.masks import panel as panel
 from vitdense.pictures.masks import save_palette_png as save_palette_png
+from vitdense.pictures.matrices import confusion_matrix as confusion_matrix
 from vitdense.pictures.sheets import contact_sheet as contact_sheet

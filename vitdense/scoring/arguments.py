@@ -57,6 +57,30 @@ def add_depth(commands: Any) -> None:
     depth.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def add_things(commands: Any) -> None:
+    """`boxes` and `masks`: things, in COCO's JSON."""
+    for name in ("boxes", "masks"):
+        things = commands.add_parser(name, help=f"{name} of things, in COCO's JSON")
+        things.add_argument("truth", type=Path, metavar="GT.json", help="images, annotations and categories")
+        things.add_argument("predictions", type=Path, metavar="PREDICTIONS.json", help="a list of results")
+        things.add_argument("--per-class", action="store_true", help="AP, AP50, AP75 and AR of each class too")
+        things.add_argument("--plots", type=Path, metavar="FOLDER", help="draw precision, recall and confusion there")
+        things.add_argument(
+            "--least-score", type=float, default=0.3, help="what is below is not drawn in the confusion matrix (0.3)"
+        )
+        things.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def add_panoptic(commands: Any) -> None:
+    """`panoptic`: segments of things and stuff, in COCO's JSON and PNGs."""
+    panoptic = commands.add_parser("panoptic", help="segments of things and stuff, in COCO's JSON and PNGs")
+    for side, name in (("truth", "GT"), ("predictions", "PRED")):
+        panoptic.add_argument(side, type=Path, metavar=f"{name}.json", help=f"the segments of the {side}")
+        panoptic.add_argument(f"{side}_folder", type=Path, metavar=f"{name}_FOLDER", help="its maps, as PNGs")
+    panoptic.add_argument("--per-class", action="store_true", help="PQ, SQ and RQ of each class too")
+    panoptic.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def depth_config(options: argparse.Namespace) -> DepthErrorConfig:
     """What `depth` was asked to count; UserError where the range is none."""
     chosen = {"min_depth": options.min, "max_depth": options.max, "crop": options.crop, "align": options.align}

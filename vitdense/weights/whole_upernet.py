@@ -20,7 +20,7 @@ def read(checkpoint: Checkpoint) -> Whole:
     kind = (config.get("backbone_config") or {}).get("model_type")
     if kind is None:
         raise WeightsError(f"{checkpoint.source} says nothing of its backbone: config.json has no backbone_config")
-    made = {"swin": _swin, "beit": _beit}.get(kind, _other)(checkpoint, parts)
+    made = {"swin": swin_parts, "beit": _beit}.get(kind, other_parts)(checkpoint, parts)
     made["head"] = _head(checkpoint, parts)
     parts.finish()
     classes = made["head"].options["num_classes"]
@@ -78,7 +78,8 @@ def taken_stages(config: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(int(name.removeprefix("stage")) for name in names)
 
 
-def _swin(checkpoint: Checkpoint, parts: Parts) -> dict[str, Any]:
+def swin_parts(checkpoint: Checkpoint, parts: Parts) -> dict[str, Any]:
+    """The name, options and tensors of a Swin."""
     backbone = _backbone(checkpoint, parts)
     config = backbone.config
     expect(checkpoint.source, config, {"use_absolute_embeddings": False, "hidden_act": "gelu"})
@@ -136,7 +137,7 @@ def beit_options(backbone: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _other(checkpoint: Checkpoint, parts: Parts) -> dict[str, Any]:
+def other_parts(checkpoint: Checkpoint, parts: Parts) -> dict[str, Any]:
     """ConvNeXt, ResNet and the others: transformers builds them."""
     config = checkpoint.config["backbone_config"]
     weights = Checkpoint(

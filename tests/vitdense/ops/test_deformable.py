@@ -44,6 +44,41 @@ def test_values_and_gradients_equal_transformers(dtype: torch.dtype, tolerance: 
         torch.testing.assert_close(own, other, atol=tolerance, rtol=tolerance)
 
 
+def test_strips_and_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves = tuple(each.requires_grad_() for each in inputs(torch.float64, queries=23))
+    whole = deformable_attention(leaves[0], SHAPES, *leaves[1:])
+    wanted = (whole, *gradients(whole, leaves))
+    monkeypatch.setattr("vitdense.ops.deformable_strips._POINTS", 100)
+    monkeypatch.setattr("vitdense.ops.deformable_strips._ROWS", 130)
+    pieces = deformable_attention(leaves[0], SHAPES, *leaves[1:])
+    torch.testing.assert_close((pieces, *gradients(pieces, leaves)), wanted, atol=1e-12, rtol=0)
+
+
+def test_a_place_that_is_no_number_reads_nothing_of_others() -> None:
+    """A model that has diverged says so by its values, and reads no memory that isn't its own."""
+    values, locations, weights = inputs()
+    expected = deformable_attention(values, SHAPES, locations, weights)
+    locations[0, 1, 0, 2, 1] = torch.nan
+    locations[1, 3, 1, 0, 0, 0] = torch.inf
+    leaf = locations.requires_grad_()
+    found = deformable_attention(values, SHAPES, leaf, weights)
+    assert found[0, 1, :4].isnan().all()
+    assert found[0, 1, 4:].isfinite().all()
+    assert torch.equal(found[0, 2:], expected[0, 2:])
+    assert found[1].isfinite().all()
+    assert torch.autograd.grad(found.sum(), leaf)[0].shape == locations.shape
+
+
+def test_rows_beyond_what_single_precision_counts_are_read_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves = tuple(each.requires_grad_() for each in inputs())
+    expected = deformable_attention(leaves[0], SHAPES, *leaves[1:])
+    monkeypatch.setattr("vitdense.ops.deformable.Layout.fits", lambda *_: False)
+    found = deformable_attention(leaves[0], SHAPES, *leaves[1:])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    for own, other in zip(gradients(found, leaves), gradients(expected, leaves), strict=True):
+        torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-5)
+
+
 def test_gradients_are_the_differences() -> None:
     leaves = tuple(each.requires_grad_() for each in inputs(torch.float64, queries=2, batch=1))
     assert torch.autograd.gradcheck(lambda v, at, w: deformable_attention(v, SHAPES, at, w), leaves)

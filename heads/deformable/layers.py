@@ -1,0 +1,79 @@
+"""The layers of Deformable DETR's encoder and decoder (Zhu et al. 2021, https://arxiv.org/abs/2010.04159); parameters
+are named as in transformers."""
+
+from torch import Tensor, nn
+
+from heads.deformable.grids import Grids
+from heads.detection.transformer import Attention, FeedForward, Shape, init_products
+from vitdense.layers.deformable import DeformableAttention
+
+
+class EncoderLayer(nn.Module):
+    """Every cell reads all levels around itself; norms come after the sums."""
+
+    def __init__(self, shape: Shape, *, levels: int, points: int) -> None:
+        super().__init__()
+        self.self_attn = DeformableAttention(
+            shape.channels, num_heads=shape.num_heads, num_levels=levels, num_points=points
+        )
+        self.self_attn_layer_norm = nn.LayerNorm(shape.channels)
+        self.mlp = FeedForward(shape)
+        self.final_layer_norm = nn.LayerNorm(shape.channels)
+        self.dropout = nn.Dropout(shape.dropout)
+        init_products(self.mlp)
+
+    def forward(
+        self, cells: Tensor, positions: Tensor, references: Tensor, grids: Grids, padding: Tensor | None
+    ) -> Tensor:
+        """cells: (B, S, C), positions: (B or 1, S, C), references: (B or 1, S, L or 1, 2) -> (B, S, C)."""
+        read = self.self_attn(cells + positions, references, cells, grids.shapes, padding)
+        cells = self.self_attn_layer_norm(cells + self.dropout(read))
+        out: Tensor = self.final_layer_norm(cells + self.dropout(self.mlp(cells)))
+        return out
+
+
+class DecoderLayer(nn.Module):
+    """Queries attend to each other, then read the encoder's cells around their references."""
+
+    def __init__(self, shape: Shape, *, levels: int, points: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(shape)
+        self.self_attn_layer_norm = nn.LayerNorm(shape.channels)
+        self.encoder_attn = DeformableAttention(
+            shape.channels, num_heads=shape.num_heads, num_levels=levels, num_points=points
+        )
+        self.encoder_attn_layer_norm = nn.LayerNorm(shape.channels)
+        self.mlp = FeedForward(shape)
+        self.final_layer_norm = nn.LayerNorm(shape.channels)
+        self.dropout = nn.Dropout(shape.dropout)
+        init_products(self.mlp)
+        init_products(self.self_attn)
+
+    def forward(
+        self,
+        queries: Tensor,
+        positions: Tensor,
+        references: Tensor,
+        cells: Tensor,
+        grids: Grids,
+        padding: Tensor | None,
+        allowed: Tensor | None,
+    ) -> Tensor:
+        """queries, positions: (B, Q, C), references: (B, Q, L or 1, 2 or 4), cells: (B, S, C) -> (B, Q, C).
+
+        `allowed` (Q, Q) bool says which query (row) may look at which (column); None: all at all.
+        """
+        placed = queries + positions
+        seen = self.self_attn(placed, placed, queries, allowed)
+        queries = self.self_attn_layer_norm(queries + self.dropout(seen))
+        read = self.encoder_attn(queries + positions, references, cells, grids.shapes, padding)
+        queries = self.encoder_attn_layer_norm(queries + self.dropout(read))
+        out: Tensor = self.final_layer_norm(queries + self.dropout(self.mlp(queries)))
+        return out
+
+
+def inverse_sigmoid(shares: Tensor) -> Tensor:
+    """shares: (...) in 0..1 -> (...), finite at 0 and 1 too."""
+    least = 1e-5
+    shares = shares.clamp(0, 1)
+    return (shares.clamp_min(least) / (1 - shares).clamp_min(least)).log()
