@@ -49,7 +49,7 @@ class FoldedConv2d(nn.Conv2d):
     norm: FrozenBatchNorm2d
 
     def __init__(self, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> None:
-        shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding)  # type: ignore[var-annotated]
+        shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
         rest = (conv.dilation, conv.groups, conv.bias is not None, conv.padding_mode)
         super().__init__(*shape, *rest, device="meta")  # type: ignore[arg-type]
         self.weight, self.bias = conv.weight, conv.bias
