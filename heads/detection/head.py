@@ -148,11 +148,17 @@ class DetectionHead(Head):
         return found
 
     def deploy(self, outputs: Outputs, size: tuple[int, int]) -> Outputs:
-        """boxes (B, n, 4) xyxy in pixels of pictures of size (H, W), scores and labels (B, n), best first."""
+        """boxes (B, n, 4) xyxy in pixels of pictures of size (H, W), scores and labels (B, n), best first; with masks
+        `masks` (B, n, h, w) too, logits at the head's stride.
+        """
         scores, labels, queries = self.best(outputs["logits"])
         corners = to_corners(outputs["boxes_cxcywh"].gather(1, queries[..., None].expand(-1, -1, 4)))
         x, y = corners[..., 0::2] * size[1], corners[..., 1::2] * size[0]
-        return {"boxes": torch.stack([x, y], dim=-1).flatten(-2), "scores": scores, "labels": labels}
+        found = {"boxes": torch.stack([x, y], dim=-1).flatten(-2), "scores": scores, "labels": labels}
+        if "masks" in outputs:
+            masks = outputs["masks"]
+            found["masks"] = masks.gather(1, queries[..., None, None].expand(-1, -1, *masks.shape[2:]))
+        return found
 
     def best(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """logits: (B, Q, K) -> scores, labels and queries (B, n), best first: of each query its best class where one
