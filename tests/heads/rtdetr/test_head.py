@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from heads import create_head
+from heads.detection.boxes import to_corners
 from vitdense.contracts import Level
 from vitdense.errors import UserError
 
@@ -112,7 +113,6 @@ def test_losses_and_gradients_equal_transformers(
     named_as_ours: Make,
 ) -> None:
     dtype, bound = precision
-    before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # their noise has the default type, ours that of the boxes
     try:
         theirs = make_reference("rtdetr", num_denoising=denoising).to(dtype).train()
@@ -124,7 +124,7 @@ def test_losses_and_gradients_equal_transformers(
         torch.manual_seed(5)
         losses = ours.losses(ours(make_maps(96, 160, dtype), batch), batch)
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(torch.float32)
     wanted = theirs_by_our_names(expected.loss_dict, 3)
     assert losses.keys() == wanted.keys()
     assert len(losses) == (21 if denoising else 12)
@@ -294,8 +294,7 @@ def test_boxes_are_shares_of_the_padded_canvas(make_maps: Make) -> None:
     found = head.predict(outputs, {**batch, "sizes": [(64, 128), (64, 128)]})
     whole = head.predict(outputs, {"images": batch["images"], "sizes": [(64, 128), (64, 128)]})
     assert torch.equal(found[0].boxes, whole[0].boxes)
-    centre, side = outputs["boxes_cxcywh"][..., :2], outputs["boxes_cxcywh"][..., 2:]
-    corners = torch.cat([centre - side / 2, centre + side / 2], dim=-1) * torch.tensor([256.0, 128.0, 256.0, 128.0])
+    corners = to_corners(outputs["boxes_cxcywh"]) * torch.tensor([256.0, 128.0, 256.0, 128.0])
     bounded = torch.minimum(corners.clamp(min=0), torch.tensor([128.0, 64.0, 128.0, 64.0]))[1]
     for box in found[1].boxes:
         assert float((bounded - box).abs().sum(-1).min()) < 1e-3
