@@ -131,5 +131,8 @@ def chosen_levels(levels: tuple[Level, ...], most: int) -> list[int]:
     strides = sorted(last)[-most:]
     for fine, coarse in pairwise(strides):
         if coarse % fine:
-            raise UserError(f"rtdetr joins levels whose strides are multiples of each other; got strides {strides}")
+            raise UserError(
+                f"rtdetr joins levels whose strides are multiples of each other; got strides {strides}. "
+                "An adapter makes such of one map: `adapter: {name: simple_pyramid}`"
+            )
     return [last[stride] for stride in strides]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from heads import create_head
+from heads.detection.boxes import to_corners
 from vitdense.contracts import Level
 from vitdense.errors import UserError
 
@@ -112,7 +113,6 @@ def test_losses_and_gradients_equal_transformers(
     named_as_ours: Make,
 ) -> None:
     dtype, bound = precision
-    before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # their noise has the default type, ours that of the boxes
     try:
         theirs = make_reference("rtdetr", num_denoising=denoising).to(dtype).train()
@@ -124,7 +124,7 @@ def test_losses_and_gradients_equal_transformers(
         torch.manual_seed(5)
         losses = ours.losses(ours(make_maps(96, 160, dtype), batch), batch)
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(torch.float32)
     wanted = theirs_by_our_names(expected.loss_dict, 3)
     assert losses.keys() == wanted.keys()
     assert len(losses) == (21 if denoising else 12)
@@ -268,3 +268,33 @@ def test_masks_are_learned_and_found(name: str, make_batch: Make, make_maps: Mak
     head.eval()
     found = head.predict(head(maps, batch), {**batch, "sizes": [(100, 90), (40, 50)]})
     assert [each.masks.shape for each in found] == [(7, 100, 90), (7, 40, 50)]
+
+
+@pytest.mark.parametrize("name", ["rtdetr", "dfine"])
+def test_half_precision_trains_on_losses_in_single(name: str, make_batch: Make, make_maps: Make) -> None:
+    head: Any = create_head(name, (Level(4, 16),), num_classes=5, hidden_dim=16, encoder_hidden_dim=16, num_queries=9)
+    batch, _ = make_batch(96, 96, torch.float32)
+    maps = make_maps(96, 96, torch.float32, (Level(4, 16),))
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = head(maps, batch)
+    losses = head.losses(outputs, batch)
+    assert {value.dtype for value in losses.values()} == {torch.float32}
+    total = torch.stack(list(losses.values())).sum()
+    assert bool(total.isfinite())
+    torch.autograd.backward(total)
+    assert all(bool(parameter.grad.isfinite().all()) for parameter in head.parameters())
+
+
+@torch.no_grad()
+def test_boxes_are_shares_of_the_padded_canvas(make_maps: Make) -> None:
+    head = head_of(Level(4, 16)).eval()
+    maps = make_maps(64, 128, torch.float32, (Level(4, 16),))
+    batch: Any = {"images": torch.zeros(2, 3, 64, 128), "extents": torch.tensor([[64, 128], [32, 64]])}
+    outputs = head(maps, batch)
+    found = head.predict(outputs, {**batch, "sizes": [(64, 128), (64, 128)]})
+    whole = head.predict(outputs, {"images": batch["images"], "sizes": [(64, 128), (64, 128)]})
+    assert torch.equal(found[0].boxes, whole[0].boxes)
+    corners = to_corners(outputs["boxes_cxcywh"]) * torch.tensor([256.0, 128.0, 256.0, 128.0])
+    bounded = torch.minimum(corners.clamp(min=0), torch.tensor([128.0, 64.0, 128.0, 64.0]))[1]
+    for box in found[1].boxes:
+        assert float((bounded - box).abs().sum(-1).min()) < 1e-3
