@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from heads.deformable.grids import Grids
 from heads.detection.transformer import Attention, FeedForward, Shape, init_products
 from vitdense.layers.deformable import DeformableAttention
+from vitdense.layers.eager import is_bare
+from vitdense.layers.post_norm import normed_sum_with_mlp
 
 
 class EncoderLayer(nn.Module):
@@ -26,10 +28,9 @@ class EncoderLayer(nn.Module):
         self, cells: Tensor, positions: Tensor, references: Tensor, grids: Grids, padding: Tensor | None
     ) -> Tensor:
         """cells: (B, S, C), positions: (B or 1, S, C), references: (B or 1, S, L or 1, 2) -> (B, S, C)."""
-        read = self.self_attn(cells + positions, references, cells, grids.shapes, padding)
+        read = self.self_attn(cells, references, cells, grids.shapes, padding, positions)
         cells = self.self_attn_layer_norm(cells + self.dropout(read))
-        out: Tensor = self.final_layer_norm(cells + self.dropout(self.mlp(cells)))
-        return out
+        return fed_forward(cells, self.mlp, self.dropout, self.final_layer_norm)
 
 
 class DecoderLayer(nn.Module):
@@ -66,10 +67,18 @@ class DecoderLayer(nn.Module):
         placed = queries + positions
         seen = self.self_attn(placed, placed, queries, allowed)
         queries = self.self_attn_layer_norm(queries + self.dropout(seen))
-        read = self.encoder_attn(queries + positions, references, cells, grids.shapes, padding)
+        read = self.encoder_attn(queries, references, cells, grids.shapes, padding, positions)
         queries = self.encoder_attn_layer_norm(queries + self.dropout(read))
-        out: Tensor = self.final_layer_norm(queries + self.dropout(self.mlp(queries)))
-        return out
+        return fed_forward(queries, self.mlp, self.dropout, self.final_layer_norm)
+
+
+def fed_forward(tokens: Tensor, mlp: FeedForward, dropout: nn.Dropout, norm: nn.LayerNorm) -> Tensor:
+    """tokens: (B, N, C) -> norm(tokens + mlp(tokens)), (B, N, C), leanly where nothing is dropped."""
+    drops = any(each.training and each.p > 0 for each in (dropout, mlp.dropout))
+    if not drops and is_bare(FeedForward, mlp) and is_bare(nn.Dropout, dropout, mlp.dropout):
+        return normed_sum_with_mlp(tokens, mlp.fc1, mlp.fc2, norm)
+    out: Tensor = norm(tokens + dropout(mlp(tokens)))
+    return out
 
 
 def inverse_sigmoid(shares: Tensor) -> Tensor:

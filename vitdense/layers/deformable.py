@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from vitdense.layers.post_norm import linear_of_sum
 from vitdense.ops.deformable import Shapes, deformable_attention
 
 
@@ -43,9 +44,16 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(self.output_proj.weight)
 
     def forward(
-        self, queries: Tensor, references: Tensor, features: Tensor, shapes: Shapes, padding: Tensor | None = None
+        self,
+        queries: Tensor,
+        references: Tensor,
+        features: Tensor,
+        shapes: Shapes,
+        padding: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
-        """queries: (B, Q, C), features: (B, S, C) of grids `shapes` (h, w) -> (B, Q, C).
+        """queries: (B, Q, C), features: (B, S, C) of grids `shapes` (h, w) -> (B, Q, C); `positions` (B or 1, Q, C)
+        are added to the queries.
 
         references: (B or 1, Q, levels or 1, 2) as (x, y), or (..., 4) as boxes (cx, cy, w, h) that the offsets scale
         with; 0 and 1 are the outer edges of each level's grid. Where `padding` (B, S) bool is true, 0 is read.
@@ -56,8 +64,13 @@ class DeformableAttention(nn.Module):
         if padding is not None:
             values = values.masked_fill(padding[..., None], 0.0)
         values = values.unflatten(-1, (heads, -1))  # (B, S, heads, d)
-        offsets = self.sampling_offsets(queries).unflatten(-1, (heads, levels, points, 2)).to(references.dtype)
-        weights = self.attention_weights(queries).unflatten(-1, (heads, levels * points)).softmax(dim=-1)
+        layers = (self.sampling_offsets, self.attention_weights)
+        if positions is None:
+            offsets, weights = (layer(queries) for layer in layers)
+        else:
+            offsets, weights = linear_of_sum(queries, positions, layers)
+        offsets = offsets.unflatten(-1, (heads, levels, points, 2)).to(references.dtype)
+        weights = weights.unflatten(-1, (heads, levels * points)).softmax(dim=-1)
         centres = references[:, :, None, :, None, :2]  # (B, Q, 1, levels, 1, 2)
         if references.shape[-1] == 4:
             reach = references[:, :, None, :, None, 2:] * (0.5 / points)
