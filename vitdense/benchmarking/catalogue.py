@@ -4,13 +4,13 @@ import difflib
 import importlib
 from collections.abc import Sequence
 
-from vitdense.benchmarking import boxes_data, coco, deformable, dpt, fusion, pixels, rtdetr, swin, upernet, vit
+from vitdense.benchmarking import boxes_data, coco, deformable, detr, dpt, fusion, pixels, rtdetr, swin, upernet, vit
 from vitdense.benchmarking.rows import OURS, Row
 from vitdense.errors import UserError
 
 ROWS: dict[str, Row] = {
     row.name: row
-    for rows in (swin, vit, pixels, fusion, upernet, dpt, coco, deformable, rtdetr, boxes_data)
+    for rows in (swin, vit, pixels, fusion, upernet, dpt, coco, detr, deformable, rtdetr, boxes_data)
     for row in rows.ROWS
 }
 

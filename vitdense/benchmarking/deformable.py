@@ -2,26 +2,17 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vitdense.benchmarking.maps import enliven
+from vitdense.benchmarking.detectors import Extent, detector_row
 from vitdense.benchmarking.rows import SEED, Conditions, Goal, Job, Outcome, Pair, Peer, Row
-from vitdense.contracts import Batch
-from vitdense.loading import load_model
 from vitdense.ops.deformable import deformable_attention
 
 Shapes = tuple[tuple[int, int], ...]
 Sampling = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
-ENOUGH = 160
-"""The side of the pictures on which losses and gradients are compared in double precision."""
-FROZEN = ("conv1.", "bn1.", "layer1.")
-"""What transformers doesn't train of a ResNet, besides its norms."""
 
 
 class SamplingJob(Job):
@@ -98,178 +89,31 @@ def _sampling_row() -> Row:
     )
 
 
-@dataclass(frozen=True)
-class Extent:
-    """A ResNet of timm, the layers above it, and the side of pictures."""
+def _deformable_detr(extent: Extent) -> nn.Module:
+    from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
-    backbone: str
-    layers: int
-    channels: int
-    queries: int
-    classes: int
-    side: int
-
-
-FULL, SMALL = Extent("resnet50", 6, 256, 300, 91, 512), Extent("resnet18", 2, 64, 12, 7, 96)
-Things = list[tuple[Tensor, Tensor]]
-"""Of each picture the labels (N,) and the boxes (N, 4) as (cx, cy, w, h) in shares of the picture."""
-
-
-class Detector(Protocol):
-    """What a contender does, besides being a module."""
-
-    def learn(self, images: Tensor, things: Things) -> tuple[Tensor, Tensor, Tensor]:
-        """images: (B, 3, H, W) -> the loss, and the last layer's logits and boxes."""
+    make: Any = DeformableDetrConfig
+    config = make(
+        use_timm_backbone=True,
+        use_pretrained_backbone=False,
+        backbone=extent.backbone,
+        d_model=extent.channels,
+        encoder_layers=extent.layers,
+        decoder_layers=extent.layers,
+        num_queries=extent.queries,
+        num_labels=extent.classes,
+        dropout=0.0,
+        auxiliary_loss=True,
+    )
+    return DeformableDetrForObjectDetection(config)
 
 
-class Ours(nn.Module):
-    """What a folder of transformers' holds; the norms of its backbone stand still."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        model = load_model(folder)
-        self.backbone, self.head = model.backbone, model.head
-        for name, parameter in self.backbone.named_parameters():
-            name = name.removeprefix("model.")
-            parameter.requires_grad_(parameter.ndim > 1 and not name.startswith(FROZEN))
-
-    def train(self, mode: bool = True) -> "Ours":
-        """The head alone."""
-        self.head.train(mode)
-        return self
-
-    def learn(self, images: Tensor, things: Things) -> tuple[Tensor, Tensor, Tensor]:
-        """As training calls it."""
-        height, width = images.shape[-2:]
-        batch: Batch = {"images": images, "targets": []}
-        for labels, boxes in things:
-            corners = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], dim=-1)
-            batch["targets"].append(
-                {"labels": labels, "boxes": corners * corners.new_tensor([width, height, width, height])}
-            )
-        outputs = self.head(self.backbone(images), batch)
-        losses: dict[str, Tensor] = self.head.losses(outputs, batch)
-        return torch.stack(list(losses.values())).sum(), outputs["logits"], outputs["boxes_cxcywh"]
-
-
-class Transformers(nn.Module):
-    """DeformableDetrForObjectDetection as it comes, with losses of all layers."""
-
-    def __init__(self, extent: Extent) -> None:
-        from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
-
-        super().__init__()
-        make: Any = DeformableDetrConfig
-        config = make(
-            use_timm_backbone=True,
-            use_pretrained_backbone=False,
-            backbone=extent.backbone,
-            d_model=extent.channels,
-            encoder_layers=extent.layers,
-            decoder_layers=extent.layers,
-            num_queries=extent.queries,
-            num_labels=extent.classes,
-            dropout=0.0,
-            auxiliary_loss=True,
-        )
-        self.network: Any = DeformableDetrForObjectDetection(config)
-
-    def learn(self, images: Tensor, things: Things) -> tuple[Tensor, Tensor, Tensor]:
-        """As its trainer calls it."""
-        found = self.network(images, labels=[{"class_labels": labels, "boxes": boxes} for labels, boxes in things])
-        return found.loss, found.logits, found.pred_boxes
-
-
-class DetectorJob(Job):
-    """Two random pictures of seven things: forward, loss and backward."""
-
-    def __init__(self, network: Any, conditions: Conditions, extent: Extent) -> None:
-        self.network: Any = network.to(conditions.device).train()
-        self.conditions, self.extent = conditions, extent
-        self.images, self.things = self._pictures(extent.side)
-        self.learn: Callable[..., tuple[Tensor, Tensor, Tensor]] = network.learn
-        if conditions.compiled:
-            self.learn = torch.compile(network.learn)
-
-    def step(self) -> None:
-        """zero_grad, forward, loss and backward."""
-        self._run()
-
-    def outcome(self) -> Outcome:
-        """Loss, logits and boxes; and in double precision, on small pictures, the loss and the gradients."""
-        loss, logits, boxes = self._run()
-        found = {"loss": loss.detach(), "logits": logits.detach(), "boxes": boxes.detach()}
-        if self.conditions.compiled or self.conditions.precision == "bf16":
-            return found
-        network = copy.deepcopy(self.network).double()
-        images, things = self._pictures(min(self.extent.side, ENOUGH))
-        exact = images.double().requires_grad_()
-        loss, _, _ = network.learn(exact, [(labels, boxes.double()) for labels, boxes in things])
-        loss.backward()
-        assert exact.grad is not None
-        grown = {name: each.grad for name, each in network.named_parameters() if each.grad is not None}
-        named = {name: each for full, each in grown.items() if (name := _compared(full)) is not None}
-        return {**found, "loss in double precision": loss.detach(), "gradient of images": exact.grad, **named}
-
-    def _pictures(self, side: int) -> tuple[Tensor, Things]:
-        generator, batch = torch.Generator().manual_seed(SEED), self.conditions.batch or 2
-        images = torch.randn(batch, 3, side, side, generator=generator)
-        things = []
-        for _ in range(batch):
-            labels = torch.randint(self.extent.classes, (7,), generator=generator)
-            boxes = 0.1 + 0.2 * torch.rand(7, 4, generator=generator) + torch.tensor([0.2, 0.2, 0.0, 0.0])
-            things.append((labels.to(self.conditions.device), boxes.to(self.conditions.device)))
-        return images.to(self.conditions.device), things
-
-    def _run(self) -> tuple[Tensor, Tensor, Tensor]:
-        self.network.zero_grad(set_to_none=True)
-        with self.conditions.autocast():
-            found = self.learn(self.images, self.things)
-        found[0].backward()  # type: ignore[no-untyped-call]
-        return found
-
-
-def _compared(name: str) -> str | None:
-    """The name, from the layers on, of a parameter whose gradient is compared: those of the encoder and decoder."""
-    if name.endswith("k_proj.bias"):  # no softmax knows of it: its gradient is rounding
-        return None
-    for part in ("encoder.layers.", "decoder.layers.", "input_proj.", "level_embed"):
-        if part in name and "backbone" not in name:
-            return f"gradient of {name[name.index(part) :]}"
-    return None
-
-
-def _detector_row() -> Row:
-    def extent(conditions: Conditions) -> Extent:
-        return SMALL if conditions.tiny else FULL
-
-    def theirs(conditions: Conditions) -> DetectorJob:
-        return DetectorJob(enliven(Transformers(extent(conditions))), conditions, extent(conditions))
-
-    def twin(network: Any, conditions: Conditions) -> DetectorJob:
-        with TemporaryDirectory() as folder:
-            network.save_pretrained(folder)
-            return DetectorJob(Ours(Path(folder)), conditions, extent(conditions))
-
-    def ours(conditions: Conditions) -> DetectorJob:
-        return twin(enliven(Transformers(extent(conditions))).network, conditions)
-
-    def pair(conditions: Conditions) -> Pair:
-        job = theirs(conditions)
-        return Pair(twin(job.network.network, conditions), job)
-
-    return Row(
+ROWS = (
+    _sampling_row(),
+    detector_row(
         "deformable_detr_train",
         "Deformable DETR on ResNet-50, 2 x 512 x 512, 4 levels, 300 queries, forward, loss and backward",
-        ours,
-        (Peer("transformers", "transformers", theirs, pair),),
-        {"cpu": Goal(0.60, 0.50)},
-        (
-            "A training step is forward, the losses of all decoder layers, and backward, without the optimizer; nobody "
-            "has dropout. Norms, the stem and the first stage of the ResNet are frozen, as transformers has it.",
-            f"Gradients are compared in double precision, on {ENOUGH} x {ENOUGH} pixels.",
-        ),
-    )
-
-
-ROWS = (_sampling_row(), _detector_row())
+        _deformable_detr,
+        Goal(0.60, 0.50),
+    ),
+)
