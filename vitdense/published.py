@@ -32,6 +32,8 @@ class PaddedModel(Model):
 
     def forward(self, batch: Batch) -> Outputs:
         """batch["images"]: (B, C, H, W) -> the head's outputs by pixel, ceil(H / stride) by ceil(W / stride)."""
+        if self.head.detects:  # what it found needs no cutting, and its network takes pictures of any size
+            return super().forward(batch)
         images = self.normalise(batch["images"])
         padded = pad_rows_and_columns(images, self.multiple, channels_last=False)
         lean = batch.get("lean", False) and padded.shape == images.shape

@@ -1,10 +1,22 @@
 """A batch norm behind a convolution, put into the convolution's weight where it is but a factor and an offset."""
 
+from typing import Protocol, cast
+
 import torch
 from torch import Tensor, nn
 
 from vitdense.layers.eager import is_bare, runs_eagerly
 from vitdense.ops.minimal_filtering import conv3x3, pays
+
+
+class FrozenNorm(Protocol):
+    """A batch norm that changes no more."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    eps: float
 
 
 def folds(maps: Tensor, conv: nn.Conv2d, norm: nn.Module) -> bool:
@@ -30,12 +42,10 @@ def folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 def factor_and_offset(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """(C_out,) each: what a frozen norm makes of the convolution's output, its bias in the offset."""
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_var is not None
-    assert norm.running_mean is not None
-    factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    offset = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
-    return factor, norm.bias + offset * factor
+    frozen = cast(FrozenNorm, norm)
+    factor = frozen.weight * (frozen.running_var + frozen.eps).rsqrt()
+    offset = -frozen.running_mean if conv.bias is None else conv.bias - frozen.running_mean
+    return factor, frozen.bias + offset * factor
 
 
 def conv_and_norm(maps: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
@@ -49,6 +59,17 @@ def conv_and_norm(maps: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
     else:
         out = norm(conv(maps))
     return out
+
+
+def conv_and_frozen_norm(maps: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
+    """As `conv_and_norm`, of a norm that is known to be frozen: folded unless the weight is larger than what comes out,
+    or has a faster way of its own; then what comes out is normed in place. Nothing between them is kept.
+    """
+    cells = len(maps) * maps.shape[-2] * maps.shape[-1] // (conv.stride[0] * conv.stride[1])
+    large = runs_eagerly(maps, conv.weight) and conv.weight[0].numel() > cells
+    if large or pays(maps, conv.weight):
+        return norm_in_place(_convolve(maps, conv, conv.weight, None), conv, norm)
+    return _convolve(maps, conv, *folded(conv, norm))
 
 
 def norm_in_place(out: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
