@@ -33,6 +33,8 @@ class PaddedModel(Model):
 
     def forward(self, batch: Batch) -> Outputs:
         """batch["images"]: (B, C, H, W) -> the head's outputs by pixel, ceil(H / stride) by ceil(W / stride)."""
+        if self.head.detects:  # what it found needs no cutting, and its network takes pictures of any size
+            return super().forward(batch)
         images = self.normalise(batch["images"])
         if "extents" in batch:
             images = blank_padding(images, batch["extents"])

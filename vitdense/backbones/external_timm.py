@@ -11,6 +11,7 @@ from vitdense.backbones.external import Converted, ExternalBackbone, ExternalCon
 from vitdense.backbones.probing import Measured, Size, first_line
 from vitdense.contracts import BACKBONES
 from vitdense.errors import UserError
+from vitdense.layers.frozen import freeze_norms
 
 # How timm's families spell "any size"; the first that an architecture takes.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
@@ -36,9 +37,14 @@ class TimmNetwork(Protocol):
 
 @BACKBONES.register_family("timm")
 class TimmConfig(ExternalConfig):
-    """`architecture` is timm's name, with or without a tag; `out_indices` are timm's."""
+    """`architecture` is timm's name, with or without a tag; `out_indices` are timm's.
+
+    `frozen_norm` freezes every batch norm, statistics and affine, and folds it into the convolution before it.
+    """
 
     library: ClassVar[str] = "timm"
+
+    frozen_norm: bool = False
 
     @classmethod
     def listed(cls) -> list[str]:
@@ -50,6 +56,14 @@ class TimmConfig(ExternalConfig):
     def build(self) -> "TimmBackbone":
         """timm's network with fresh weights."""
         model = create_timm(self.architecture, self)
+        if self.frozen_norm:
+            size = cast(TimmNetwork, model).pretrained_cfg["input_size"][1:]
+            images = torch.zeros(1, self.in_channels, *size)
+            was_training = model.training
+            model.eval()
+            if not freeze_norms(model, lambda: model(images)):
+                raise UserError(f"{self.label} has no batch norm: leave frozen_norm out")
+            model.train(was_training)
         published = cast(TimmNetwork, model).pretrained_cfg
         return TimmBackbone(self, model, statistics=(tuple(published["mean"]), tuple(published["std"])))
 

@@ -71,7 +71,7 @@ def freeze_norms(model: nn.Module, run: Callable[[], object]) -> int:
         for name, module in parent.named_children()
         if isinstance(module, nn.BatchNorm2d | nn.Conv2d)
     }
-    pairs = _pairs([module for module in parents], run)
+    pairs = _pairs(list(parents), run)
     norms = [module for module in parents if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         frozen = FrozenBatchNorm2d(norm)
