@@ -17,6 +17,8 @@ from vitdense.registry import Config
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 _NEVER_LOG_0 = 1e-8
+_PAIRS = 2**17
+"""On a CPU costs are taken for so many pairs at once, which stay in its cache."""
 
 
 class MatchCosts(Config):
@@ -63,7 +65,7 @@ def match(
     names the pictures (by `ids`) whose costs are not finite.
     """
     precise = torch.promote_types(logits.dtype, torch.float32)
-    table = pair_costs(logits.to(precise), boxes.to(precise), targets, costs, scores=scores).cpu().numpy()  # (L, N, Q)
+    table = pair_costs(logits.to(precise), boxes.to(precise), targets, costs, scores=scores).cpu().numpy()
     pairs = []
     for picture, (start, stop) in enumerate(pairwise(targets.starts)):
         own = table[:, start:stop]
@@ -81,16 +83,22 @@ def pair_costs(
     logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCosts, *, scores: Literal["softmax", "sigmoid"]
 ) -> Tensor:
     """logits: (L, B, Q, K), boxes: (L, B, Q, 4) -> (L, N, Q): what each query of its picture costs a target."""
-    own = logits[:, targets.pictures, :, targets.labels].transpose(0, 1)  # (L, N, Q), from (N, L, Q)
-    if scores == "softmax":
-        total = costs.label * -(own - logits.logsumexp(-1)[:, targets.pictures]).exp()
-    else:
-        total = costs.label * _focal_cost(own)
-    given = boxes[:, targets.pictures]  # (L, N, Q, 4)
-    wanted = targets.boxes.to(given)[:, None]  # (N, 1, 4)
-    total += costs.box * (given - wanted).abs().sum(-1)
-    _, generalised = overlaps(to_corners(given), to_corners(wanted))
-    return total.sub_(generalised, alpha=costs.giou)
+    number, pairs = len(targets.labels), logits.shape[0] * logits.shape[2]
+    at_once = max(_PAIRS // pairs, 1) if logits.device.type == "cpu" else max(number, 1)
+    totals = logits.logsumexp(-1) if scores == "softmax" else None  # (L, B, Q)
+    # A plane for each coordinate: the last axis would be read in steps of 4.
+    centres, corners = (each.movedim(-1, 0).contiguous() for each in (boxes, to_corners(boxes)))  # (4, L, B, Q)
+    table = logits.new_empty(logits.shape[0], number, logits.shape[2])
+    for start in range(0, number, at_once):
+        some = slice(start, start + at_once)
+        pictures = targets.pictures[some]
+        own = logits[:, pictures, :, targets.labels[some]].transpose(0, 1)  # (L, n, Q), from (n, L, Q)
+        score = _focal_cost(own) if totals is None else -(own - totals[:, pictures]).exp()
+        wanted = targets.boxes[some, None].to(boxes)  # (n, 1, 4)
+        distance = (centres[:, :, pictures] - wanted.movedim(-1, 0)[:, None]).abs_().sum(0)
+        _, generalised = overlaps(corners[:, :, pictures].movedim(0, -1), to_corners(wanted))
+        table[:, some] = costs.label * score + costs.box * distance - costs.giou * generalised
+    return table
 
 
 def _focal_cost(logits: Tensor) -> Tensor:
