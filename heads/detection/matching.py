@@ -17,7 +17,7 @@ from vitdense.registry import Config
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 _NEVER_LOG_0 = 1e-8
-_PAIRS = 2**17
+_PAIRS = 2**16
 """On a CPU costs are taken for so many pairs at once, which stay in its cache."""
 
 
