@@ -59,8 +59,9 @@ def check(ours: Tensor, theirs: list[Tensor], at: Tensor, bound: float) -> None:
 @pytest.mark.parametrize("counts", COUNTS)
 def test_cross_entropy_and_boxes_equal_detrs(counts: tuple[int, ...], dtype: torch.dtype, bound: float) -> None:
     scene = Scene(counts, dtype)
-    make: Any = HungarianMatcher
-    theirs: Any = ImageLoss(make(1, 5, 2), CLASSES - 1, 0.1, ["labels", "boxes"]).to(dtype)
+    make_matcher: Any = HungarianMatcher
+    make: Any = ImageLoss
+    theirs = make(make_matcher(1, 5, 2), CLASSES - 1, 0.1, ["labels", "boxes"]).to(dtype)
     terms = [theirs(scene.outputs(layer), scene.theirs) for layer in range(LAYERS)]
     found = match(scene.logits, scene.boxes, scene.targets, MatchCosts(), scores="softmax")
     labels = cross_entropy(scene.logits, found, scene.targets, nothing=0.1)
@@ -91,7 +92,8 @@ def test_varifocal_equals_rt_detrs(counts: tuple[int, ...], dtype: torch.dtype, 
     options: dict[str, Any] = {"matcher_class_cost": 2.0, "matcher_bbox_cost": 5.0, "matcher_giou_cost": 2.0}
     options |= {"use_focal_loss": True, "matcher_alpha": 0.25, "matcher_gamma": 2.0, "num_labels": CLASSES}
     options |= {"weight_loss_vfl": 1.0, "weight_loss_bbox": 5.0, "weight_loss_giou": 2.0, "eos_coefficient": 0.1}
-    theirs: Any = RTDetrLoss(SimpleNamespace(**options, focal_loss_alpha=0.75, focal_loss_gamma=2.0))
+    make: Any = RTDetrLoss
+    theirs = make(SimpleNamespace(**options, focal_loss_alpha=0.75, focal_loss_gamma=2.0))
     found = match(scene.logits, scene.boxes, scene.targets, MatchCosts(label=2.0), scores="sigmoid")
     ours = varifocal(scene.logits, scene.boxes, found, scene.targets, scene.number)
     terms = []

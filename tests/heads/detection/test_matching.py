@@ -59,9 +59,13 @@ def reference(kind: str, costs: MatchCosts) -> Any:
     if kind == "rtdetr":
         named: Any = {f"matcher_{name}": value for name, value in given.items()}
         options = SimpleNamespace(**named, use_focal_loss=True, matcher_alpha=0.25, matcher_gamma=2.0)
-        return RTDetrHungarianMatcher(options)
-    make: Any = {"softmax": HungarianMatcher, "sigmoid": DeformableDetrHungarianMatcher}[kind]
-    return make(**given)
+        given = {"config": options}
+    kinds: dict[str, Any] = {
+        "softmax": HungarianMatcher,
+        "sigmoid": DeformableDetrHungarianMatcher,
+        "rtdetr": RTDetrHungarianMatcher,
+    }
+    return kinds[kind](**given)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
