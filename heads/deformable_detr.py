@@ -9,10 +9,10 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from heads.deformable.grids import Grids
-from heads.deformable.layers import inverse_sigmoid
 from heads.deformable.proposals import ProposalHead, Proposals
 from heads.deformable.pyramid import Pyramid
 from heads.deformable.transformer import Decoder, Encoder, Queries, moved
+from heads.detection.boxes import inverse_sigmoid
 from heads.detection.denoising import DenoisingConfig, count_groups, denoise, denoising_matches
 from heads.detection.head import DetectionConfig, DetectionHead
 from heads.detection.losses import count_targets, focal

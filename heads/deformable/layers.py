@@ -79,10 +79,3 @@ def fed_forward(tokens: Tensor, mlp: FeedForward, dropout: nn.Dropout, norm: nn.
         return normed_sum_with_mlp(tokens, mlp.fc1, mlp.fc2, norm)
     out: Tensor = norm(tokens + dropout(mlp(tokens)))
     return out
-
-
-def inverse_sigmoid(shares: Tensor) -> Tensor:
-    """shares: (...) in 0..1 -> (...), finite at 0 and 1 too."""
-    least = 1e-5
-    shares = shares.clamp(0, 1)
-    return (shares.clamp_min(least) / (1 - shares).clamp_min(least)).log()

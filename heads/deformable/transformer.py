@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from heads.deformable.grids import Grids
-from heads.deformable.layers import DecoderLayer, EncoderLayer, inverse_sigmoid
+from heads.deformable.layers import DecoderLayer, EncoderLayer
+from heads.detection.boxes import inverse_sigmoid
 from heads.detection.transformer import Shape
 
 

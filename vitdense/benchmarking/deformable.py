@@ -93,18 +93,7 @@ def _deformable_detr(extent: Extent) -> nn.Module:
     from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
     make: Any = DeformableDetrConfig
-    config = make(
-        use_timm_backbone=True,
-        use_pretrained_backbone=False,
-        backbone=extent.backbone,
-        d_model=extent.channels,
-        encoder_layers=extent.layers,
-        decoder_layers=extent.layers,
-        num_queries=extent.queries,
-        num_labels=extent.classes,
-        dropout=0.0,
-        auxiliary_loss=True,
-    )
+    config = make(**extent.options())
     return DeformableDetrForObjectDetection(config)
 
 

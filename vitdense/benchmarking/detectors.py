@@ -38,6 +38,21 @@ class Extent:
     classes: int
     side: int
 
+    def options(self) -> dict[str, Any]:
+        """In transformers' words, with a loss for every decoder layer."""
+        return {
+            "use_timm_backbone": True,
+            "use_pretrained_backbone": False,
+            "backbone": self.backbone,
+            "d_model": self.channels,
+            "encoder_layers": self.layers,
+            "decoder_layers": self.layers,
+            "num_queries": self.queries,
+            "num_labels": self.classes,
+            "dropout": 0.0,
+            "auxiliary_loss": True,
+        }
+
 
 FULL, SMALL = Extent("resnet50", 6, 256, 300, 91, 512), Extent("resnet18", 2, 64, 12, 7, 96)
 Things = list[tuple[Tensor, Tensor]]

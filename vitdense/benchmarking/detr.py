@@ -120,18 +120,7 @@ def _detr(extent: Extent) -> nn.Module:
     from transformers import DetrConfig, DetrForObjectDetection
 
     make: Any = DetrConfig
-    config = make(
-        use_timm_backbone=True,
-        use_pretrained_backbone=False,
-        backbone=extent.backbone,
-        d_model=extent.channels,
-        encoder_layers=extent.layers,
-        decoder_layers=extent.layers,
-        num_queries=100 if extent.queries > 100 else extent.queries,
-        num_labels=extent.classes,
-        dropout=0.0,
-        auxiliary_loss=True,
-    )
+    config = make(**(extent.options() | {"num_queries": min(extent.queries, 100)}))
     return DetrForObjectDetection(config)
 
 

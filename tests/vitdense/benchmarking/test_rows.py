@@ -59,7 +59,7 @@ def test_what_is_timed_of_ours_runs_at_its_batch(name: str) -> None:
         absent(reason)
     job.step()
     maps = [each for key, each in job.outcome().items() if key.startswith(("map", "logits"))]
-    assert {each.shape[0] for each in maps} == {2} or name in ("miou", "coco_eval")  # of all pictures together
+    assert {each.shape[0] for each in maps} == {2} or name in ("miou", "coco_eval", "matcher")  # of all pictures together
 
 
 def test_training_compares_every_gradient() -> None:
