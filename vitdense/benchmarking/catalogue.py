@@ -4,8 +4,20 @@ import difflib
 import importlib
 from collections.abc import Sequence
 
-from vitdense.benchmarking import boxes_data, coco, deformable, detr, dpt, fusion, pixels, rtdetr, swin, upernet, vit
 from vitdense.benchmarking.rows import OURS, Row
+from vitdense.benchmarking.suite import (
+    boxes_data,
+    coco,
+    deformable,
+    detr,
+    dpt,
+    fusion,
+    pixels,
+    rtdetr,
+    swin,
+    upernet,
+    vit,
+)
 from vitdense.errors import UserError
 
 ROWS: dict[str, Row] = {

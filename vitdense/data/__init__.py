@@ -1,12 +1,10 @@
 """Data sets by name; importing this package registers them."""
 
 from vitdense.data import ade20k as ade20k
+from vitdense.data import boxes as boxes
 from vitdense.data import cityscapes as cityscapes
-from vitdense.data import coco as coco
 from vitdense.data import coco_stuff as coco_stuff
 from vitdense.data import folder as folder
 from vitdense.data import rgbd as rgbd
 from vitdense.data import shapes as shapes
 from vitdense.data import voc as voc
-from vitdense.data import voc_boxes as voc_boxes
-from vitdense.data import yolo as yolo

@@ -8,7 +8,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 
 from vitdense.contracts import DATA, DataConfig, Sample, Samples, Split, Target
-from vitdense.data.box_audit import BoxAudit, survey_drawn
+from vitdense.data.boxes.audit import BoxAudit, survey_drawn
 from vitdense.data.scenes import CLASSES, Scene, both, render
 
 PALETTE = ((44, 52, 74), (236, 90, 76), (58, 130, 214), (250, 190, 66), (146, 96, 196), (62, 176, 150))

@@ -9,9 +9,9 @@ from torch import nn
 
 import vitdense
 from vitdense.benchmarking import ROWS, AbsentError, Conditions, Peer, Row, find_row
-from vitdense.benchmarking.maps import MapsWork
 from vitdense.benchmarking.numerics import check_peer
-from vitdense.benchmarking.swin import SWIN_T, TINY, _timm, _timm_maps
+from vitdense.benchmarking.suite.maps import MapsWork
+from vitdense.benchmarking.suite.swin import SWIN_T, TINY, _timm, _timm_maps
 from vitdense.errors import UserError
 
 CONDITIONS = Conditions(tiny=True)
@@ -59,7 +59,11 @@ def test_what_is_timed_of_ours_runs_at_its_batch(name: str) -> None:
         absent(reason)
     job.step()
     maps = [each for key, each in job.outcome().items() if key.startswith(("map", "logits"))]
-    assert {each.shape[0] for each in maps} == {2} or name in ("miou", "coco_eval", "matcher")  # of all pictures together
+    assert {each.shape[0] for each in maps} == {2} or name in (
+        "miou",
+        "coco_eval",
+        "matcher",
+    )  # of all pictures together
 
 
 def test_training_compares_every_gradient() -> None:

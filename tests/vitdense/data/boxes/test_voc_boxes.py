@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vitdense.contracts import DATA, Split
-from vitdense.data.detection import BoxSamples
+from vitdense.data.boxes.samples import BoxSamples
 from vitdense.errors import DataError
 
 Make = Callable[..., Path]

@@ -11,11 +11,11 @@ from PIL import Image
 from pydantic import ValidationError
 
 from vitdense.contracts import DATA, Sample
-from vitdense.data.box_augment import DetrAugment, JitterAugment, MosaicAugment, StretchAugment
-from vitdense.data.detection import BoxDataConfig, BoxSamples
-from vitdense.data.iou_crop import iou_crop
+from vitdense.data.boxes.augment import DetrAugment, JitterAugment, MosaicAugment, StretchAugment
+from vitdense.data.boxes.iou_crop import iou_crop
+from vitdense.data.boxes.samples import BoxDataConfig, BoxSamples
+from vitdense.data.boxes.views import View, frame_view, seen
 from vitdense.data.loader import collate, train_loader
-from vitdense.data.views import View, frame_view, seen
 from vitdense.errors import DataError
 
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vitdense.contracts import DATA
-from vitdense.data.detection import BoxSamples
+from vitdense.data.boxes.samples import BoxSamples
 from vitdense.errors import DataError
 
 Make = Callable[..., Path]

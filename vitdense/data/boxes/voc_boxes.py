@@ -4,11 +4,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from vitdense.contracts import DATA, Split
-from vitdense.data.detection import BoxDataConfig, BoxSamples
+from vitdense.data.boxes.records import BadRecordError, Fault, Record, Records, Things, check_box, number, short
+from vitdense.data.boxes.samples import BoxDataConfig, BoxSamples
+from vitdense.data.boxes.views import Size
 from vitdense.data.images import MAX_PIXELS, SUFFIXES, read_size
 from vitdense.data.pairs import read_list
-from vitdense.data.records import BadRecordError, Fault, Record, Records, Things, check_box, number, short
-from vitdense.data.views import Size
 from vitdense.data.voc import CLASSES
 from vitdense.errors import DataError
 

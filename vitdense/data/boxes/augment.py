@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
-from vitdense.data.iou_crop import iou_crop
-from vitdense.data.records import Record
+from vitdense.data.boxes.iou_crop import iou_crop
+from vitdense.data.boxes.records import Record
+from vitdense.data.boxes.views import Boxes, Size, View, frame_view, seen
 from vitdense.data.transforms import CROP_TRIES, base_factor
-from vitdense.data.views import Boxes, Size, View, frame_view, seen
 from vitdense.registry import Config
 
 Extent = PositiveInt | tuple[PositiveInt, PositiveInt]

@@ -10,8 +10,8 @@ from PIL import Image
 
 from vitdense.contracts import DATA
 from vitdense.data.audit import MAX_TOLD, survey, tables
-from vitdense.data.box_audit import BoxAudit
-from vitdense.data.detection import BoxSamples
+from vitdense.data.boxes.audit import BoxAudit
+from vitdense.data.boxes.samples import BoxSamples
 from vitdense.data.loader import train_loader
 from vitdense.errors import DataError
 

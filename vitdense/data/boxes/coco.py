@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from vitdense.contracts import DATA, Split
-from vitdense.data.coco_json import read_categories, read_coco
-from vitdense.data.detection import BoxDataConfig, BoxSamples
+from vitdense.data.boxes.coco_json import read_categories, read_coco
+from vitdense.data.boxes.samples import BoxDataConfig, BoxSamples
 from vitdense.errors import DataError
 
 LAYOUT = """expected, unless data.{train,val}_annotations and data.{train,val}_images say otherwise

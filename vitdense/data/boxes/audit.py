@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from vitdense.contracts import Samples
 from vitdense.data.audit import DRAWN, THREADS, Report, Size, shorten, told_sizes
+from vitdense.data.boxes.records import Fault, Record
 from vitdense.data.images import read_image, read_size
-from vitdense.data.records import Fault, Record
 from vitdense.errors import DataError
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vitdense.data.images import MAX_PIXELS, read_size
-from vitdense.data.records import (
+from vitdense.data.boxes.records import (
     BadRecordError,
     Fault,
     Record,
@@ -23,8 +22,9 @@ from vitdense.data.records import (
     short,
     whole,
 )
-from vitdense.data.segments import Segment, parse_segment
-from vitdense.data.views import Size
+from vitdense.data.boxes.segments import Segment, parse_segment
+from vitdense.data.boxes.views import Size
+from vitdense.data.images import MAX_PIXELS, read_size
 from vitdense.errors import DataError
 
 _CATEGORIES = b'"categories"'

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdense.data.segments import Segment
-from vitdense.data.views import Boxes, Size
+from vitdense.data.boxes.segments import Segment
+from vitdense.data.boxes.views import Boxes, Size
 from vitdense.errors import DataError
 
 LARGEST_ID = 2**63 - 1

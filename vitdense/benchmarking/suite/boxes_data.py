@@ -19,12 +19,12 @@ from torch import Tensor
 
 from vitdense.benchmarking.rows import SEED, Conditions, Goal, Job, Outcome, Pair, Peer, Row
 from vitdense.contracts import Batch, Sample, Target
-from vitdense.data.box_augment import BoxAugment, JitterAugment, StretchAugment
-from vitdense.data.detection import BoxDataConfig, BoxSamples
+from vitdense.data.boxes.augment import BoxAugment, JitterAugment, StretchAugment
+from vitdense.data.boxes.records import Record, Records, Things
+from vitdense.data.boxes.samples import BoxDataConfig, BoxSamples
+from vitdense.data.boxes.views import Size, View, seen
 from vitdense.data.images import read_image
 from vitdense.data.loader import collate
-from vitdense.data.records import Record, Records, Things
-from vitdense.data.views import Size, View, seen
 
 SMALL: Size = (480, 640)
 LARGE: Size = (1440, 1920)

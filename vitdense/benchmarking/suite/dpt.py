@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitdense.benchmarking.maps import MapsWork, enliven
 from vitdense.benchmarking.rows import Conditions, Goal, Pair, Peer, Row
-from vitdense.benchmarking.segmenters import GRADIENTS, ByLogits, SegmenterJob, Task
-from vitdense.benchmarking.vit import BASE, ViTSize, _timm_maps
+from vitdense.benchmarking.suite.maps import MapsWork, enliven
+from vitdense.benchmarking.suite.segmenters import GRADIENTS, ByLogits, SegmenterJob, Task
+from vitdense.benchmarking.suite.vit import BASE, ViTSize, _timm_maps
 from vitdense.build import create_backbone
 from vitdense.contracts import HEADS, Batch
 from vitdense.loading import load_model

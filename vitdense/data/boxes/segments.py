@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdense.data.views import Size, View
+from vitdense.data.boxes.views import Size, View
 
 _BITS, _MORE = 5, 0x20
 _LONGEST = 7

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitdense.benchmarking.detectors import Extent, detector_row
 from vitdense.benchmarking.rows import SEED, Conditions, Goal, Job, Outcome, Pair, Peer, Row
+from vitdense.benchmarking.suite.detectors import Extent, detector_row
 from vitdense.ops.deformable import deformable_attention
 
 Shapes = tuple[tuple[int, int], ...]

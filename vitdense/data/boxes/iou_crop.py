@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdense.data.views import Boxes
+from vitdense.data.boxes.views import Boxes
 
 TRIES = 40
 LEAST_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)

@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitdense.backbones.options import evenly_spaced
-from vitdense.benchmarking.maps import MapsWork
 from vitdense.benchmarking.rows import Device, Goal, Peer, Row
+from vitdense.benchmarking.suite.maps import MapsWork
 
 BUILT = "Ours and the peers are built for this size of picture: nobody resizes a table of positions in the step."
 NOTES = (

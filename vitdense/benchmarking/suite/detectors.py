@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from vitdense.benchmarking.maps import enliven
 from vitdense.benchmarking.rows import SEED, Conditions, Goal, Job, Outcome, Pair, Peer, Row
+from vitdense.benchmarking.suite.maps import enliven
 from vitdense.contracts import Batch
 from vitdense.loading import load_model
 

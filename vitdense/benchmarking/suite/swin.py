@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vitdense.benchmarking.maps import MapsWork
 from vitdense.benchmarking.rows import Goal, Row
+from vitdense.benchmarking.suite.maps import MapsWork
 
 NOTES = (
     "timm rolls before it pads, so that its numbers at 512 differ from everybody else's by design: ours is compared to"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from vitdense.data.segments import Polygons, Runs, decode_counts, parse_segment
-from vitdense.data.views import View
+from vitdense.data.boxes.segments import Polygons, Runs, decode_counts, parse_segment
+from vitdense.data.boxes.views import View
 
 
 @pytest.mark.parametrize("seed", range(12))

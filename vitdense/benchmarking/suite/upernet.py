@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitdense.benchmarking.maps import MapsWork, enliven
 from vitdense.benchmarking.rows import Conditions, Goal, Pair, Peer, Row
-from vitdense.benchmarking.segmenters import GRADIENTS, ByLogits, SegmenterJob, Task
-from vitdense.benchmarking.swin import SWIN_T, TINY, SwinSize, _timm_maps
+from vitdense.benchmarking.suite.maps import MapsWork, enliven
+from vitdense.benchmarking.suite.segmenters import GRADIENTS, ByLogits, SegmenterJob, Task
+from vitdense.benchmarking.suite.swin import SWIN_T, TINY, SwinSize, _timm_maps
 from vitdense.build import create_backbone
 from vitdense.contracts import HEADS
 

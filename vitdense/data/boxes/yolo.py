@@ -10,11 +10,11 @@ import yaml
 
 from vitdense.contracts import DATA, Split
 from vitdense.data.audit import THREADS
-from vitdense.data.detection import BoxDataConfig, BoxSamples
+from vitdense.data.boxes.records import BadRecordError, Fault, Record, Records, Things, check_box, described, short
+from vitdense.data.boxes.samples import BoxDataConfig, BoxSamples
+from vitdense.data.boxes.segments import Segment, parse_segment
+from vitdense.data.boxes.views import Size
 from vitdense.data.images import SUFFIXES, read_size
-from vitdense.data.records import BadRecordError, Fault, Record, Records, Things, check_box, described, short
-from vitdense.data.segments import Segment, parse_segment
-from vitdense.data.views import Size
 from vitdense.errors import DataError
 
 LAYOUT = """expected

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from vitdense.contracts import DATA, Split
-from vitdense.data.coco_json import read_categories
-from vitdense.data.detection import BoxSamples
+from vitdense.data.boxes.coco_json import read_categories
+from vitdense.data.boxes.samples import BoxSamples
 from vitdense.errors import DataError
 
 Make = Callable[..., Path]

@@ -11,8 +11,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from vitdense.contracts import DataConfig, Sample, Samples, Split, Target
-from vitdense.data.box_audit import BoxAudit, audit_boxes, size_fault
-from vitdense.data.box_augment import (
+from vitdense.data.boxes.audit import BoxAudit, audit_boxes, size_fault
+from vitdense.data.boxes.augment import (
     BoxAugment,
     DetrAugment,
     JitterAugment,
@@ -21,12 +21,12 @@ from vitdense.data.box_augment import (
     StretchAugment,
     Tile,
 )
+from vitdense.data.boxes.records import Record, Records
+from vitdense.data.boxes.views import Size, View, seen
 from vitdense.data.colours import Distortion
 from vitdense.data.images import read_image, read_shrunken
-from vitdense.data.records import Record, Records
 from vitdense.data.segmentation import colours
 from vitdense.data.transforms import PAD_COLOUR, Pixels
-from vitdense.data.views import Size, View, seen
 from vitdense.errors import DataError
 
 Augments = DetrAugment | JitterAugment | StretchAugment | MosaicAugment | NoAugment
