@@ -11,6 +11,7 @@ from vitdense.backbones.external import Converted, ExternalBackbone, ExternalCon
 from vitdense.backbones.probing import Measured, Size, first_line
 from vitdense.contracts import BACKBONES
 from vitdense.errors import UserError
+from vitdense.layers.frozen import freeze_norms
 
 # How timm's families spell "any size"; the first that an architecture takes.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
@@ -36,9 +37,13 @@ class TimmNetwork(Protocol):
 
 @BACKBONES.register_family("timm")
 class TimmConfig(ExternalConfig):
-    """`architecture` is timm's name, with or without a tag; `out_indices` are timm's."""
+    """`architecture` is timm's name, with or without a tag; `out_indices` are timm's. `frozen_norm`: batch norms learn
+    nothing and are folded into the convolutions before them.
+    """
 
     library: ClassVar[str] = "timm"
+
+    frozen_norm: bool = False
 
     @classmethod
     def listed(cls) -> list[str]:
@@ -51,7 +56,10 @@ class TimmConfig(ExternalConfig):
         """timm's network with fresh weights."""
         model = create_timm(self.architecture, self)
         published = cast(TimmNetwork, model).pretrained_cfg
-        return TimmBackbone(self, model, statistics=(tuple(published["mean"]), tuple(published["std"])))
+        backbone = TimmBackbone(self, model, statistics=(tuple(published["mean"]), tuple(published["std"])))
+        if self.frozen_norm:
+            backbone.freeze_norms()
+        return backbone
 
     def locate(self, source: str) -> Any:
         """timm's own pretrained weights, which it adapts to the input channels."""
@@ -87,6 +95,14 @@ class TimmBackbone(ExternalBackbone):
     def __init__(self, config: ExternalConfig, model: nn.Module, *, statistics: Statistics) -> None:
         native = cast(TimmNetwork, model).pretrained_cfg["input_size"][1:]
         super().__init__(config, model, native=(native[0], native[1]), statistics=statistics)
+
+    def freeze_norms(self) -> None:
+        """Batch norms learn nothing from here on; UserError where there is none."""
+        images = torch.zeros(1, self.in_channels, *self._measured_at)
+        was_training = self.model.training
+        if not freeze_norms(self.model.eval(), lambda: self._last(images)):
+            raise UserError(f"{self.label} has no batch norm: leave frozen_norm out")
+        self.model.train(was_training)
 
     def _network(self) -> TimmNetwork:
         # timm has no type that says what its models can do, so that this border is a cast.
