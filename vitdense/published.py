@@ -1,6 +1,6 @@
 """Whole models as others publish them, run on pictures of sizes that their networks take."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def build_published(source: str | Path, overrides: Sequence[str] = ()) -> Padded
         levels = tuple(replace(level, stride=s) for level, s in zip(levels, whole.strides, strict=True))
     head = HEADS.create(whole.head.name, whole.head.options).build(levels)
     _fill_part(head, whole.head, whole.source)
-    inference = _inference(overrides)
+    inference = _inference(overrides, whole.inference)
     palette = make_palette(len(whole.classes))
     model = PaddedModel(backbone, head, classes=whole.classes, palette=palette, inference=inference)
     model.multiple = whole.multiple
@@ -83,14 +83,17 @@ def _fill_part(module: torch.nn.Module, part: Part, source: str) -> None:
         raise WeightsError(f"{source} doesn't fit {part.name}: {faults}")
 
 
-def _inference(overrides: Sequence[str]) -> InferenceConfig:
-    """From "inference.mode=sliding" and the like."""
+def _inference(overrides: Sequence[str], published: Mapping[str, Any]) -> InferenceConfig:
+    """From "inference.mode=sliding" and the like; where a size is among them, none of the publisher's stays."""
     given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
     strange = sorted(given.keys() - {"inference"})
     if strange:
         raise UserError(f"a published model has no recipe: {', '.join(strange)} can't be set, only inference.*")
+    options: dict[str, Any] = given.get("inference", {})
+    if not options.keys() & {"size", "short_side", "long_max"}:
+        options = {**published, **options}
     try:
-        return InferenceConfig.model_validate(given.get("inference", {}))
+        return InferenceConfig.model_validate(options)
     except ValidationError as error:
         faults = faults_of(error, InferenceConfig)
         raise UserError("; ".join(f"inference.{key}: {message}" for key, message in faults)) from error

@@ -37,9 +37,8 @@ class TimmNetwork(Protocol):
 
 @BACKBONES.register_family("timm")
 class TimmConfig(ExternalConfig):
-    """`architecture` is timm's name, with or without a tag; `out_indices` are timm's.
-
-    `frozen_norm` freezes every batch norm, statistics and affine, and folds it into the convolution before it.
+    """`architecture` is timm's name, with or without a tag; `out_indices` are timm's. `frozen_norm`: batch norms learn
+    nothing and are folded into the convolutions before them.
     """
 
     library: ClassVar[str] = "timm"
@@ -56,16 +55,11 @@ class TimmConfig(ExternalConfig):
     def build(self) -> "TimmBackbone":
         """timm's network with fresh weights."""
         model = create_timm(self.architecture, self)
-        if self.frozen_norm:
-            size = cast(TimmNetwork, model).pretrained_cfg["input_size"][1:]
-            images = torch.zeros(1, self.in_channels, *size)
-            was_training = model.training
-            model.eval()
-            if not freeze_norms(model, lambda: model(images)):
-                raise UserError(f"{self.label} has no batch norm: leave frozen_norm out")
-            model.train(was_training)
         published = cast(TimmNetwork, model).pretrained_cfg
-        return TimmBackbone(self, model, statistics=(tuple(published["mean"]), tuple(published["std"])))
+        backbone = TimmBackbone(self, model, statistics=(tuple(published["mean"]), tuple(published["std"])))
+        if self.frozen_norm:
+            backbone.freeze_norms()
+        return backbone
 
     def locate(self, source: str) -> Any:
         """timm's own pretrained weights, which it adapts to the input channels."""
@@ -101,6 +95,14 @@ class TimmBackbone(ExternalBackbone):
     def __init__(self, config: ExternalConfig, model: nn.Module, *, statistics: Statistics) -> None:
         native = cast(TimmNetwork, model).pretrained_cfg["input_size"][1:]
         super().__init__(config, model, native=(native[0], native[1]), statistics=statistics)
+
+    def freeze_norms(self) -> None:
+        """Batch norms learn nothing from here on; UserError where there is none."""
+        images = torch.zeros(1, self.in_channels, *self._measured_at)
+        was_training = self.model.training
+        if not freeze_norms(self.model.eval(), lambda: self._last(images)):
+            raise UserError(f"{self.label} has no batch norm: leave frozen_norm out")
+        self.model.train(was_training)
 
     def _network(self) -> TimmNetwork:
         # timm has no type that says what its models can do, so that this border is a cast.

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -41,7 +41,8 @@ class Whole:
     `weights` is the backbone's part of the checkpoint; its `left_out` may name nothing but what is idle. `strides`
     stand in for the backbone's where its maps have one size, and the publisher's head takes them as they are.
     `multiple` is what its pictures must divide by: other sizes are padded, as they were for nobody's training.
-    `left_out` are keys of a head's that no forward pass looks at.
+    `left_out` are keys of a head's that no forward pass looks at. `inference` are options of it, which rank below a
+    user's.
     """
 
     source: str
@@ -54,6 +55,7 @@ class Whole:
     multiple: int = 1
     classes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    inference: Mapping[str, Any] = field(default_factory=dict)
 
     def read_backbone(self, config: BackboneConfig) -> Weights:
         """The backbone's tensors under our names; WeightsError names those that have no place in it."""

@@ -7,6 +7,7 @@ from vitdense.errors import WeightsError
 from vitdense.weights import (
     whole_deformable_detr,
     whole_depth_anything,
+    whole_detr,
     whole_dpt,
     whole_midas,
     whole_mmseg,
@@ -28,6 +29,7 @@ def read_whole(source: Source) -> Whole:
         "upernet": whole_upernet.read,
         "dpt": whole_dpt.read,
         "depth_anything": whole_depth_anything.read,
+        "detr": whole_detr.read,
         "deformable_detr": whole_deformable_detr.read,
         "rt_detr": whole_rtdetr.read,
         "rt_detr_v2": whole_rtdetr.read,
@@ -39,6 +41,7 @@ def read_whole(source: Source) -> Whole:
     for signed, read in (
         (whole_mmseg.is_of, whole_mmseg.read),
         (whole_midas.is_of, whole_midas.read),
+        (whole_detr.is_of, whole_detr.read_original),
         (whole_deformable_detr.is_of, whole_deformable_detr.read_original),
         (whole_rtdetr_original.is_of, whole_rtdetr_original.read_original),
     ):
@@ -47,6 +50,6 @@ def read_whole(source: Source) -> Whole:
     named = f"a {kind}" if kind is not None else f"of keys that begin with {sorted(checkpoint.state)[:4]}"
     raise WeightsError(
         f"{checkpoint.source} is {named}: whole models that are known here are transformers' {', '.join(kinds)}, "
-        "mmseg's UperNet, the authors' DPT, Deformable DETR, RT-DETR and D-FINE; "
+        "mmseg's UperNet, the authors' DPT, DETR, Deformable DETR, RT-DETR and D-FINE; "
         "weights of a backbone go to create_backbone(name, weights=...)"
     )

@@ -3,34 +3,26 @@ transformers builds."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
+from vitdense.weights.detr_backbones import BACKBONE, backbone_parts, torchvision_parts
+from vitdense.weights.inference import of_detr
 from vitdense.weights.parts import Part, Parts, Whole, count_of, expect, first, named_classes
-from vitdense.weights.whole_upernet import other_parts, swin_parts
 
-_BACKBONE = "backbone."
-_BLOCKS: dict[tuple[bool, tuple[int, ...]], str] = {
-    (False, (2, 2, 2, 2)): "resnet18",
-    (False, (3, 4, 6, 3)): "resnet34",
-    (True, (3, 4, 6, 3)): "resnet50",
-    (True, (3, 4, 23, 3)): "resnet101",
-}
 # From the names that files of transformers have, and those that its models have in memory, to ours.
 _SAVED = (
     (r"^model\.", ""),
-    (r"^backbone\.(conv_encoder\.)?model\.", _BACKBONE),
+    (r"^backbone\.(conv_encoder\.)?model\.", BACKBONE),
     (r"^((?:encoder|decoder)\.layers\.\d+\.)(fc[12]\.)", r"\1mlp.\2"),
     (r"^(decoder\.layers\.\d+\.self_attn)\.out_proj\.", r"\1.o_proj."),
 )
 # From the authors' names to ours; the norms of their decoder are numbered in another order than they come in.
 _ORIGINAL = (
-    (r"^backbone\.0\.body\.", _BACKBONE),
+    (r"^backbone\.0\.body\.", BACKBONE),
     (r"^transformer\.", ""),
     (r"^query_embed\.", "query_position_embeddings."),
     (r"^(encoder\.layers\.\d+\.)norm1\.", r"\1self_attn_layer_norm."),
@@ -65,10 +57,10 @@ def read(checkpoint: Checkpoint) -> Whole:
         {"activation_function": "relu", "position_embedding_type": "sine"},
     )
     parts = Parts(checkpoint.source, renamed(checkpoint.state, _SAVED + _OURS))
-    made = _backbone(checkpoint, parts)
+    made = backbone_parts(checkpoint, parts)
     options = {
-        "num_heads": _same(checkpoint, "encoder_attention_heads", "decoder_attention_heads", 8),
-        "mlp_channels": _same(checkpoint, "encoder_ffn_dim", "decoder_ffn_dim", 1024),
+        "num_heads": same_of_both(checkpoint, "encoder_attention_heads", "decoder_attention_heads", 8),
+        "mlp_channels": same_of_both(checkpoint, "encoder_ffn_dim", "decoder_ffn_dim", 1024),
         "with_box_refine": bool(config.get("with_box_refine")),
         "encoder_points": config.get("encoder_n_points", 4),
         "decoder_points": config.get("decoder_n_points", 4),
@@ -90,18 +82,10 @@ def read_original(checkpoint: Checkpoint) -> Whole:
     """The parts of a file of the authors', which says nothing of itself but by its tensors: 8 heads are taken for
     granted, as in all that they published."""
     state = renamed(checkpoint.state, _ORIGINAL + _OURS)
-    for key in [key for key in state if key.endswith((".in_proj_weight", ".in_proj_bias"))]:
-        kind = key.rpartition("_")[2]
-        for letter, part in zip("qkv", state.pop(key).chunk(3), strict=True):
-            state[key.rpartition(".")[0] + f".{letter}_proj.{kind}"] = part
+    split_products(state)
     parts = Parts(checkpoint.source, state)
-    body = parts.take(_BACKBONE, strip=_BACKBONE)
-    depths = tuple(count_of(body, rf"layer{i}\.(\d+)\.") for i in (1, 2, 3, 4))
-    name = _BLOCKS.get(("layer1.0.conv3.weight" in body, depths))
-    if name is None:
-        raise WeightsError(f"{checkpoint.source} has no ResNet that is known here: its stages have {depths} blocks")
     given = sum(state[key].shape[-1] == 1 for key in state if re.fullmatch(r"input_proj\.\d+\.0\.weight", key))
-    made = _timm(checkpoint, name, body, out_indices=tuple(range(5 - given, 5)))
+    made = torchvision_parts(checkpoint, parts, out_indices=tuple(range(5 - given, 5)))
     levels, points = len(state["level_embed"]), []
     for kind in ("encoder.layers.0.self_attn", "decoder.layers.0.encoder_attn"):
         points.append(state[f"{kind}.attention_weights.bias"].numel() // (8 * levels))
@@ -126,6 +110,14 @@ def renamed(state: Mapping[str, Tensor], table: tuple[tuple[str, str], ...] = _S
     return found
 
 
+def split_products(state: dict[str, Tensor]) -> None:
+    """In place: query, key and value of an attention, which the authors keep in one tensor, each under its name."""
+    for key in [key for key in state if key.endswith((".in_proj_weight", ".in_proj_bias"))]:
+        kind = key.rpartition("_")[2]
+        for letter, part in zip("qkv", state.pop(key).chunk(3), strict=True):
+            state[key.rpartition(".")[0] + f".{letter}_proj.{kind}"] = part
+
+
 def _whole(checkpoint: Checkpoint, parts: Parts, made: dict[str, Any], options: dict[str, Any]) -> Whole:
     """What the tensors say of the head is added to its options."""
     state = parts.take(
@@ -146,7 +138,8 @@ def _whole(checkpoint: Checkpoint, parts: Parts, made: dict[str, Any], options: 
         "two_stage": "first_stage.enc_output.weight" in state,
     }
     head = Part("deformable_detr", options, _heads_of_layers(state, options))
-    return Whole(checkpoint.source, head=head, classes=named_classes(checkpoint.config, classes), **made)
+    named = named_classes(checkpoint.config, classes)
+    return Whole(checkpoint.source, head=head, classes=named, inference=of_detr(checkpoint), **made)
 
 
 def _heads_of_layers(state: dict[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -160,39 +153,9 @@ def _heads_of_layers(state: dict[str, Tensor], options: Mapping[str, Any]) -> di
     return found
 
 
-def _same(checkpoint: Checkpoint, one: str, other: str, default: int) -> int:
+def same_of_both(checkpoint: Checkpoint, one: str, other: str, default: int) -> int:
+    """One number for what the encoder and the decoder have; WeightsError where they differ."""
     sizes = [checkpoint.config.get(name, default) for name in (one, other)]
     if sizes[0] != sizes[1]:
         raise WeightsError(f"{checkpoint.source} has {one} {sizes[0]} and {other} {sizes[1]}; known here: the same")
     return int(sizes[0])
-
-
-def _backbone(checkpoint: Checkpoint, parts: Parts) -> dict[str, Any]:
-    """Its name, options and tensors."""
-    network = checkpoint.config.get("backbone_config") or {}
-    kind = network.get("model_type")
-    if kind is None:
-        raise WeightsError(f"{checkpoint.source} says nothing of its backbone: config.json has no backbone_config")
-    if kind == "swin":
-        return swin_parts(checkpoint, parts)
-    if kind != "timm_backbone":
-        return {**other_parts(checkpoint, parts), "multiple": 1}
-    body = parts.take(_BACKBONE, strip=_BACKBONE)
-    stride = network.get("output_stride")
-    config = {} if stride in (None, 32) else {"output_stride": stride}
-    indices = tuple(network.get("out_indices") or (2, 3, 4))
-    return _timm(checkpoint, network["backbone"], body, out_indices=indices, config=config)
-
-
-def _timm(checkpoint: Checkpoint, name: str, body: dict[str, Tensor], **options: Any) -> dict[str, Any]:
-    """A network of timm; its pictures are normed as transformers' processors and the authors do it."""
-    facts = checkpoint.preprocessor
-    statistics = {
-        "mean": facts.get("image_mean", (0.485, 0.456, 0.406)),
-        "std": facts.get("image_std", (0.229, 0.224, 0.225)),
-    }
-    # Frozen norms count no batches, and are norms of timm's here, which do.
-    norms = [key.removesuffix("running_var") for key in body if key.endswith("running_var")]
-    body = {**{f"{norm}num_batches_tracked": torch.zeros((), dtype=torch.int64) for norm in norms}, **body}
-    weights = replace(checkpoint, state=body, config={"pretrained_cfg": statistics}, preprocessor={})
-    return {"backbone": f"timm/{name}", "options": options, "weights": weights}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
+from vitdense.weights.inference import of_rtdetr
 from vitdense.weights.parts import Part, Parts, Whole, expect, first, named_classes
 from vitdense.weights.whole_upernet import other_parts
 
@@ -86,7 +87,8 @@ def whole_of(
         options["denoising"] = {**options.get("denoising", {}), "queries": 0}
     head = Part(name, options, state)
     named = named_classes(checkpoint.config, classes)
-    return Whole(checkpoint.source, head=head, classes=named, **{**made, "multiple": 1})
+    inference = of_rtdetr(checkpoint)
+    return Whole(checkpoint.source, head=head, classes=named, inference=inference, **{**made, "multiple": 1})
 
 
 def renamed(state: Mapping[str, Tensor], table: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:

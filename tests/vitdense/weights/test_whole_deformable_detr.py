@@ -157,7 +157,8 @@ def test_files_of_the_authors_are_read(kind: dict[str, Any], enliven: Enliven, a
     heads: Any = {"encoder_attention_heads": 8, "decoder_attention_heads": 8, "two_stage_num_proposals": 300}
     theirs = published(of_timm(**{**kind, **heads}), tmp_path / "saved", enliven)
     torch.save({"model": original(theirs.state_dict())}, tmp_path / "checkpoint.pth")
-    check(vitdense.load_model(tmp_path / "checkpoint.pth"), theirs, apart, [(160, 192)], torch.float32, SINGLE)
+    # In double precision: among 300 proposals are scores that single precision can't tell apart, and ranks either way.
+    check(vitdense.load_model(tmp_path / "checkpoint.pth"), theirs, apart, [(160, 192)], torch.float64, DOUBLE)
 
 
 def test_every_tensor_and_setting_is_accounted_for(enliven: Enliven, tmp_path: Path) -> None:
