@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import DetrConfig, DetrForObjectDetection, DetrForSegmentation, ResNetConfig
+from transformers import DetrConfig, DetrForObjectDetection, DetrForSegmentation, ResNetConfig, SwinConfig
 
 import vitdense
 from vitdense.contracts import Batch
@@ -22,6 +22,13 @@ ResNet: Any = ResNetConfig
 Apart = Callable[[list[Tensor], list[Tensor]], float]
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 RESNET: Any = {"depths": [1, 1, 2, 1], "hidden_sizes": [8, 12, 16, 24], "embedding_size": 8, "out_features": STAGES}
+SWIN: Any = {
+    "embed_dim": 16,
+    "depths": [1, 2, 1, 1],
+    "num_heads": [1, 2, 2, 4],
+    "window_size": 5,
+    "out_features": STAGES,
+}
 SMALL: Any = {
     "d_model": 32,
     "encoder_layers": 2,
@@ -48,7 +55,7 @@ def of_timm(name: str = "resnet18", **options: Any) -> Any:
 
 
 def segmenter(timm: str | None = None, **options: Any) -> Any:
-    network: Any = {"backbone_config": ResNet(**RESNET)}
+    network: Any = {} if "backbone_config" in options else {"backbone_config": ResNet(**RESNET)}
     if timm is not None:
         network = {"use_timm_backbone": True, "use_pretrained_backbone": False, "backbone": timm}
     return DetrForSegmentation(Config(**network, **{**SMALL, **MASKED, **options}))
@@ -65,7 +72,9 @@ MODELS: dict[str, Callable[[], Any]] = {
     ),
     "timm, bottlenecks": lambda: of_timm("resnet50", encoder_layers=1),
     "timm, dilated": lambda: of_timm("resnet26", dilation=True),
+    "swin": lambda: detector(SwinConfig(**SWIN), encoder_layers=1, decoder_layers=1),
     "masks": segmenter,
+    "masks, swin": lambda: segmenter(backbone_config=SwinConfig(**SWIN), encoder_layers=1, decoder_layers=1),
     "masks, timm, auxiliary losses": lambda: segmenter("resnet18", auxiliary_loss=True),
 }
 
@@ -76,14 +85,14 @@ def alive(module: nn.Module) -> Any:
     with torch.no_grad():
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             kind = name.rpartition(".")[2]
-            if kind == "num_batches_tracked":
+            if not tensor.is_floating_point():  # counters, and the tables of where windows' pairs lie
                 continue
             if kind == "running_var":
                 tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
                 continue
             scale = 0.12 if tensor.ndim == 1 else tensor[0].numel() ** -0.5
             scale = 2.0 if "query_position" in name else scale
-            scale *= 2.0 if name.endswith(("q_proj.weight", "k_proj.weight")) else 1.0
+            scale *= 2.0 if "decoder" in name and name.endswith(("q_proj.weight", "k_proj.weight")) else 1.0
             centre = 1.0 if tensor.ndim == 1 and kind == "weight" else 0.0
             tensor.copy_(centre + scale * torch.randn(tensor.shape, generator=generator))
     return module.eval()

@@ -273,3 +273,11 @@ def test_statistics_come_from_a_processor_that_norms(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(facts))
     model = vitdense.load_model(tmp_path)
     assert (model.backbone.mean, model.backbone.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+@torch.no_grad()
+def test_sizes_are_the_processors_or_what_was_published(tmp_path: Path) -> None:
+    alive(MODELS["rtdetr, blocks of two"]()).save_pretrained(tmp_path)
+    assert vitdense.load_model(tmp_path).inference.size == (640, 640)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 320, "width": 416}}))
+    assert vitdense.load_model(tmp_path).inference.size == (320, 416)
