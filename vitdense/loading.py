@@ -18,8 +18,8 @@ def load_model(
 ) -> Model:
     """A trained model in eval mode, from its checkpoint folder (`runs/x/best`) or as others publish it.
 
-    Published are folders that transformers' save_pretrained wrote (UperNet, DPT), "hf/<repo>", and files of mmseg's
-    UperNet and the authors' DPT. `overrides` change the recipe of a checkpoint, such as "inference.mode=sliding", whose
+    Published are folders that transformers' save_pretrained wrote (UperNet, DPT, DETRs), "hf/<repo>", and files of mmseg's
+    UperNet and of the authors of DPT and DETRs. `overrides` change the recipe of a checkpoint, such as "inference.mode=sliding", whose
     EMA weights are taken where the run kept them; a published model has `inference` only.
     """
     if isinstance(path, str | Path):
