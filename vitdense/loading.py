@@ -18,9 +18,10 @@ def load_model(
 ) -> Model:
     """A trained model in eval mode, from its checkpoint folder (`runs/x/best`) or as others publish it.
 
-    Published are folders that transformers' save_pretrained wrote (UperNet, DPT, DETRs), "hf/<repo>", and files of mmseg's
-    UperNet and of the authors of DPT and DETRs. `overrides` change the recipe of a checkpoint, such as "inference.mode=sliding", whose
-    EMA weights are taken where the run kept them; a published model has `inference` only.
+    Published are folders that transformers' save_pretrained wrote (UperNet, DPT, DETR and its kin), "hf/<repo>", and
+    files under the names of mmseg's UperNet and of the authors of DPT and the DETRs. `overrides` change the recipe of a
+    checkpoint, such as "inference.mode=sliding", whose EMA weights are taken where the run kept them; a published model
+    has `inference` only.
     """
     if isinstance(path, str | Path):
         folder = Path(path)
