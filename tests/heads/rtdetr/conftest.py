@@ -42,6 +42,9 @@ def alive(module: nn.Module, seed: int = 0) -> nn.Module:
                 continue
             matrix = parameter.ndim in (2, 4) and name.endswith("weight")
             deviation = parameter[0].numel() ** -0.5 if matrix else 0.12
+            # Points that jump over cells, and boxes near 0 and 1, would magnify what was rounded before them.
+            if "sampling_offsets" in name or ("bbox" in name and ".layers.2." in name):
+                deviation /= 4
             centre = 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0
             parameter.copy_(centre + deviation * torch.randn(parameter.shape, generator=generator))
         for name, buffer in module.named_buffers():
