@@ -18,8 +18,8 @@ from vitdense.layers.embed import crop_rows_and_columns, pad_rows_and_columns
 from vitdense.model import Model, blank_padding
 from vitdense.pictures import make_palette
 from vitdense.registry import faults_of
-from vitdense.weights.parts import Part
-from vitdense.weights.whole import read_whole
+from vitdense.weights.whole.families import read_whole
+from vitdense.weights.whole.parts import Part
 
 
 class PaddedModel(Model):

@@ -12,7 +12,7 @@ from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatche
 from heads import create_head
 from vitdense.contracts import Batch, Head, Level, Target
 from vitdense.errors import UserError
-from vitdense.weights.whole_deformable_detr import renamed
+from vitdense.weights.whole.deformable_detr import renamed
 
 Config: Any = DeformableDetrConfig  # typed by their fields, which are not all they take
 Criterion: Any = DeformableDetrImageLoss

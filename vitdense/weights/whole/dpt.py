@@ -6,8 +6,8 @@ from typing import Any
 from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
 from vitdense.weights.facts import HALF
-from vitdense.weights.parts import Part, Parts, Whole, expect, first, named_classes, square
-from vitdense.weights.whole_upernet import beit_backbone, beit_options
+from vitdense.weights.whole.parts import Part, Parts, Whole, expect, first, named_classes, square
+from vitdense.weights.whole.upernet import beit_backbone, beit_options
 
 _STRIDES = (4, 8, 16, 32)
 _UNUSED = "neck.fusion_stage.layers.0.residual_layer1."

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
-from vitdense.weights.inference import of_rtdetr
-from vitdense.weights.parts import Part, Parts, Whole, expect, first, named_classes
-from vitdense.weights.whole_upernet import other_parts
+from vitdense.weights.whole.inference import of_rtdetr
+from vitdense.weights.whole.parts import Part, Parts, Whole, expect, first, named_classes
+from vitdense.weights.whole.upernet import other_parts
 
 # From the names that files of transformers have, and those that its models have in memory, to ours.
 _SAVED = (

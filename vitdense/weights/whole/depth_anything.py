@@ -4,9 +4,9 @@ from typing import Any
 
 from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
-from vitdense.weights.parts import Part, Parts, Whole, expect, square
-from vitdense.weights.whole_dpt import depth_options
-from vitdense.weights.whole_upernet import taken_stages
+from vitdense.weights.whole.dpt import depth_options
+from vitdense.weights.whole.parts import Part, Parts, Whole, expect, square
+from vitdense.weights.whole.upernet import taken_stages
 
 _UNUSED = "neck.fusion_stage.layers.0.residual_layer1."
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
-from vitdense.weights.parts import Parts, Whole, count_of
-from vitdense.weights.whole_rtdetr import IDLE, head_state, renamed, whole_of
+from vitdense.weights.whole.parts import Parts, Whole, count_of
+from vitdense.weights.whole.rtdetr import IDLE, head_state, renamed, whole_of
 
 _HEADS = 8
 """Of all that they published, in encoder and decoder."""

@@ -12,10 +12,10 @@ from vitdense.weights.contents import Checkpoint
 from vitdense.weights.dialect import detect
 from vitdense.weights.facts import IMAGENET
 from vitdense.weights.families import DIALECTS
-from vitdense.weights.parts import Part, Parts, Whole, count_of, first, named_classes
 from vitdense.weights.resizing import BIAS_TABLE
 from vitdense.weights.rows import Row, translate
-from vitdense.weights.whole_upernet import head_options
+from vitdense.weights.whole.parts import Part, Parts, Whole, count_of, first, named_classes
+from vitdense.weights.whole.upernet import head_options
 
 
 def _unit(place: str) -> tuple[Row, Row]:

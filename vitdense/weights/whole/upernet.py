@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
-from vitdense.weights.parts import Part, Parts, Whole, expect, first, named_classes, square
+from vitdense.weights.whole.parts import Part, Parts, Whole, expect, first, named_classes, square
 
 # The stages of networks that halve the size from 4 on.
 _PYRAMID = (4, 8, 16, 32)

@@ -9,9 +9,9 @@ from torch import Tensor
 from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
 from vitdense.weights.facts import HALF
-from vitdense.weights.parts import Part, Parts, Whole, count_of, first, named_classes
 from vitdense.weights.rows import Row, translate
-from vitdense.weights.whole_dpt import depth_options, segmentation_options
+from vitdense.weights.whole.dpt import depth_options, segmentation_options
+from vitdense.weights.whole.parts import Part, Parts, Whole, count_of, first, named_classes
 
 _MODEL = "pretrained.model."
 _STRIDES = (4, 8, 16, 32)

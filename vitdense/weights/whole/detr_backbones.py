@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
-from vitdense.weights.parts import Parts, count_of
-from vitdense.weights.whole_upernet import other_parts, swin_parts
+from vitdense.weights.whole.parts import Parts, count_of
+from vitdense.weights.whole.upernet import other_parts, swin_parts
 
 BACKBONE = "backbone."
 """What the names of its tensors begin with."""

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
-from vitdense.weights.detr_backbones import BACKBONE, backbone_parts, torchvision_parts
-from vitdense.weights.inference import of_detr
-from vitdense.weights.parts import Part, Parts, Whole, count_of, expect, first, named_classes
-from vitdense.weights.whole_deformable_detr import renamed, same_of_both, split_products
+from vitdense.weights.whole.deformable_detr import renamed, same_of_both, split_products
+from vitdense.weights.whole.detr_backbones import BACKBONE, backbone_parts, torchvision_parts
+from vitdense.weights.whole.inference import of_detr
+from vitdense.weights.whole.parts import Part, Parts, Whole, count_of, expect, first, named_classes
 
 # The mask head's layers, of the authors' and of transformers' files.
 _MASKS: tuple[tuple[str, str], ...] = (

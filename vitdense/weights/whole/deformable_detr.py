@@ -9,9 +9,9 @@ from torch import Tensor
 
 from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
-from vitdense.weights.detr_backbones import BACKBONE, backbone_parts, torchvision_parts
-from vitdense.weights.inference import of_detr
-from vitdense.weights.parts import Part, Parts, Whole, count_of, expect, first, named_classes
+from vitdense.weights.whole.detr_backbones import BACKBONE, backbone_parts, torchvision_parts
+from vitdense.weights.whole.inference import of_detr
+from vitdense.weights.whole.parts import Part, Parts, Whole, count_of, expect, first, named_classes
 
 # From the names that files of transformers have, and those that its models have in memory, to ours.
 _SAVED = (
