@@ -141,6 +141,18 @@ def test_padded_batches_give_what_each_picture_gives_alone(model: Model) -> None
         assert torch.equal(found.boxes, alone.boxes)
 
 
+def test_bytes_beside_resized_pictures_keep_their_brightness(model: Model) -> None:
+    pictures = [scene(40, 64, (10, 8, 30, 28)), scene(80, 128, (20, 16, 60, 56))]
+    images = torch.zeros(2, 3, 80, 128, dtype=torch.uint8)
+    for image, picture in zip(images, pictures, strict=True):
+        image[:, : picture.shape[1], : picture.shape[2]] = (picture * 255).byte()
+    sizes = [(40, 64), (80, 128)]
+    batch: Batch = {"images": images, "extents": torch.tensor(sizes), "sizes": sizes}
+    small, large = infer(model, batch, InferenceConfig(short_side=40))
+    assert small.boxes[0].tolist() == [10, 8, 30, 28]
+    assert large.boxes[0].tolist() == pytest.approx([20, 16, 60, 56], abs=2)
+
+
 def test_the_model_blanks_padding_after_normalising() -> None:
     class Looks(Pixels):
         mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)

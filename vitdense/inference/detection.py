@@ -60,6 +60,8 @@ def _look(model: PredictingModel, pictures: list[Tensor], sizes: list[tuple[int,
     if set(extents) != {(height, width)}:
         batch["extents"] = torch.tensor(extents, device=pictures[0].device)
         pictures = [F.pad(each, (0, width - each.shape[-1], 0, height - each.shape[-2])) for each in pictures]
+    if len({each.dtype for each in pictures}) > 1:  # those that were resized are floats in [0, 1] by now
+        pictures = [each if each.is_floating_point() else each.float() / 255 for each in pictures]
     batch["images"] = torch.stack(pictures)
     found: list[Detections] = model.head.predict(model(batch), batch)
     return found
