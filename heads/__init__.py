@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from heads import clip as clip
 from heads import deformable_detr as deformable_detr
 from heads import depth_anything as depth_anything
 from heads import detr as detr

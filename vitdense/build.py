@@ -57,6 +57,11 @@ class AdaptedBackbone(Backbone):
         """The backbone's, under their names here."""
         return {f"backbone.{name}" for name in self.backbone.unused_in_maps()}
 
+    def unused_in_embed(self) -> set[str]:
+        """The backbone's, under their names here, and the whole adapter."""
+        adapter = {f"adapter.{name}" for name, _ in self.adapter.named_parameters()}
+        return adapter | {f"backbone.{name}" for name in self.backbone.unused_in_embed()}
+
 
 def list_backbones(pattern: str = "*") -> list[str]:
     """Names of our own backbones that match a shell pattern; `timm/*`, `hf/*` and `open_clip/*` list the libraries'."""
@@ -119,7 +124,7 @@ def build_model(
     backbone = _build_backbone(config, config.weights if load_weights else None)
     if recipe.adapter is not None:
         backbone = AdaptedBackbone(backbone, recipe.adapter)
-    head = _with_classes(recipe.head, classes).build(backbone.levels)
+    head = _with_classes(recipe.head, classes).build_for(backbone)
     return Model(
         backbone, head, classes=classes, palette=palette, category_ids=category_ids, inference=recipe.inference
     )

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from vitdense.contracts import Backbone, Batch, Head, Outputs, Predictions
+from vitdense.contracts import Backbone, Batch, ContrastiveHead, Head, Outputs, Predictions
 from vitdense.errors import UserError
 from vitdense.inference import InferenceConfig, infer
 
@@ -28,9 +30,11 @@ class Model(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
-        # A head sees maps: what serves the pooled vector alone gets no gradient, which DDP would take for an error.
-        for name in backbone.unused_in_maps():
+        # What serves only what the head doesn't read gets no gradient, which DDP would take for an error.
+        for name in backbone.unused_in_maps() if head.reads == "maps" else backbone.unused_in_embed():
             backbone.get_parameter(name).requires_grad_(False)
+        if head.frozen_backbone:
+            backbone.requires_grad_(False)
         self.classes = tuple(classes)
         self.palette = tuple(palette)
         self.category_ids = tuple(category_ids)
@@ -49,7 +53,42 @@ class Model(nn.Module):
         images = self.normalise(batch["images"])
         if "extents" in batch:
             images = blank_padding(images, batch["extents"])
-        return self.head(self.backbone(images), batch)  # type: ignore[no-any-return]
+        return self.head(self.features(images), batch)  # type: ignore[no-any-return]
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """images: (B, C, H, W), normalised -> what the head reads of the backbone."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.head.frozen_backbone):
+            if self.head.reads == "maps":
+                maps: list[Tensor] = self.backbone(images)
+                return maps
+            if self.head.reads == "vector":
+                return [self.backbone.embed(images)]
+            patches, prefix, _ = self.backbone.tokens(images)
+            return [torch.cat([prefix, patches], dim=1)]
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for what learns."""
+        super().train(mode)
+        if self.head.frozen_backbone:
+            self.backbone.eval()
+        return self
+
+    def encode_image(self, images: Tensor, *, normalize: bool = True) -> Tensor:
+        """images: (B, C, H, W), uint8 or floats in [0, 1] -> (B, D), of unit length if `normalize`."""
+        found = self._contrastive().encode_image(self.features(self.normalise(images)))
+        return F.normalize(found, dim=-1) if normalize else found
+
+    def encode_text(self, texts: Sequence[str] | Tensor, *, normalize: bool = True) -> Tensor:
+        """N texts, or tokens (N, L) of this model's tokenizer -> (N, D), of unit length if `normalize`."""
+        head = self._contrastive()
+        tokens = texts if isinstance(texts, Tensor) else head.tokenizer(texts).to(self.get_buffer("mean").device)
+        found = head.encode_text(tokens)
+        return F.normalize(found, dim=-1) if normalize else found
+
+    def _contrastive(self) -> ContrastiveHead:
+        if not isinstance(self.head, ContrastiveHead):
+            raise UserError(f"{type(self.head).__name__} has no space that pictures and texts share; head clip has one")
+        return self.head
 
     @torch.no_grad()
     def predict(self, pictures: Sequence[object], inference: InferenceConfig | None = None) -> Predictions:

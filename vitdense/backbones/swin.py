@@ -224,6 +224,11 @@ class Swin(Backbone):
         norms = {f"norms.{i}." for i in range(len(self.depths)) if i not in self.normed}
         return {name for name, _ in self.named_parameters() if name.startswith((*stages, *norms))}
 
+    def unused_in_embed(self) -> set[str]:
+        """The norms of all stages but the last."""
+        last = f"norms.{len(self.depths) - 1}."
+        return {name for name, _ in self.named_parameters() if name.startswith("norms.") and not name.startswith(last)}
+
     def no_decay(self) -> set[str]:
         """What makes the biases of positions, and the scales of Swin v2's logits."""
         return {name for name, _ in self.named_parameters() if any(part in _UNDECAYED for part in name.split(".")[-3:])}

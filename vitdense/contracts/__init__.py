@@ -1,6 +1,16 @@
 """What the rooms promise each other: levels, batches, and the face of every backbone, adapter, head and data set."""
 
-from vitdense.contracts.batches import IGNORE, Batch, Detections, Outputs, Predictions, Sample, Split, Target
+from vitdense.contracts.batches import (
+    IGNORE,
+    Batch,
+    Detections,
+    Embeddings,
+    Outputs,
+    Predictions,
+    Sample,
+    Split,
+    Target,
+)
 from vitdense.contracts.data import DataConfig, Metric, MetricConfig, Samples
 from vitdense.contracts.features import (
     Adapter,
@@ -12,7 +22,7 @@ from vitdense.contracts.features import (
     LoadReport,
     Tokens,
 )
-from vitdense.contracts.heads import Head, HeadConfig
+from vitdense.contracts.heads import ContrastiveHead, Head, HeadConfig, Tokenizer
 from vitdense.registry import Registry
 
 __all__ = [
@@ -27,8 +37,10 @@ __all__ = [
     "Backbone",
     "BackboneConfig",
     "Batch",
+    "ContrastiveHead",
     "DataConfig",
     "Detections",
+    "Embeddings",
     "Head",
     "HeadConfig",
     "Interaction",
@@ -42,6 +54,7 @@ __all__ = [
     "Samples",
     "Split",
     "Target",
+    "Tokenizer",
     "Tokens",
 ]
 

@@ -63,23 +63,38 @@ class Detections:
         return Detections(**{name: change(tensor) for name, tensor in present.items() if tensor is not None})
 
 
+@dataclass(frozen=True)
+class Embeddings:
+    """A picture and what is said of it in one space, of unit length: image (D,), texts (n, D), one for each caption."""
+
+    image: Tensor
+    texts: Tensor
+
+    def cpu(self) -> "Embeddings":
+        """The same on the CPU."""
+        return Embeddings(self.image.cpu(), self.texts.cpu())
+
+
 class Sample(TypedDict, total=False):
     """image (C, H, W) uint8; mask (H, W) int16, IGNORE where unlabelled; depth (H, W) fp32 metres, 0 where unknown;
-    target: the things in the picture."""
+    target: the things in the picture; label: its class index; captions: one to learn from, all of them to score by."""
 
     id: str
     image: Tensor
     mask: Tensor
     depth: Tensor
     target: Target
+    label: int
+    captions: list[str]
     skipped: list[str]
 
 
 class Batch(TypedDict, total=False):
     """images (B, C, H, W), uint8 or floats in [0, 1]; masks (B, H, W); depth (B, H, W) in metres, 0 where unknown;
-    targets: the things in each picture; extents: (B, 2) int64, (h, w) of each picture at the top left of images that
-    are padded, absent where none is; sizes: (H, W) of predictions; lean: only the head itself reads its outputs, at
-    the pictures' size: any will do."""
+    targets: the things in each picture; labels: (B,) int64; captions: those of each picture, and tokens (N, L) int64 of
+    all N of them, picture by picture, as the head's tokenizer makes them; extents: (B, 2) int64, (h, w) of each picture
+    at the top left of images that are padded, absent where none is; sizes: (H, W) of predictions; lean: only the head
+    itself reads its outputs, at the pictures' size: any will do."""
 
     ids: list[str]
     images: Tensor
@@ -88,10 +103,13 @@ class Batch(TypedDict, total=False):
     masks: Tensor
     depth: Tensor
     targets: list[Target]
+    labels: Tensor
+    captions: list[list[str]]
+    tokens: Tensor
     sizes: list[tuple[int, int]]
     skipped: list[str]
 
 
 Predictions = list[Any]
-"""One entry for each picture of the batch: a (H, W) tensor of class indices for segmentation, of metres for depth, and
-Detections for heads that find things."""
+"""One entry for each picture of the batch: a (H, W) tensor of class indices for segmentation, of metres for depth,
+Detections for heads that find things, Embeddings for those that compare pictures with texts."""

@@ -132,6 +132,10 @@ class Backbone(nn.Module, ABC):
         """Names of parameters that only `tokens` or `embed` need, such as those of an attention pool."""
         return set()
 
+    def unused_in_embed(self) -> set[str]:
+        """Names of parameters that only the maps need, such as a norm for each of them."""
+        return set()
+
 
 class AdapterConfig(Config):
     """Options of one adapter."""

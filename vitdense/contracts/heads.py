@@ -1,14 +1,22 @@
 """The face of every head: features in, predictions out, with their losses."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from vitdense.contracts.batches import Batch, Outputs, Predictions
-from vitdense.contracts.features import Level
+from vitdense.contracts.features import Backbone, Level
 from vitdense.registry import Config
+
+
+class Tokenizer(Protocol):
+    """Texts to the numbers that a text tower reads; it travels to the data's workers."""
+
+    def __call__(self, texts: Sequence[str], /) -> Tensor:
+        """N texts -> tokens (N, L) int64, no longer than what the tower looks at."""
 
 
 class HeadConfig(Config):
@@ -24,6 +32,14 @@ class HeadConfig(Config):
         """A head for these levels; raises UserError where they can't be used, naming an adapter that would help."""
         raise NotImplementedError
 
+    def build_for(self, backbone: Backbone) -> "Head":
+        """A head for this backbone; those that read more of it than its maps look at more than its levels."""
+        return self.build(backbone.levels)
+
+    def tokenizer(self) -> Tokenizer | None:
+        """What turns captions into `batch["tokens"]`, for heads that read them."""
+        return None
+
 
 class Head(nn.Module, ABC):
     """Features in, predictions out; owns no parameter outside `forward`. `dense` names the output by pixel, if any:
@@ -34,10 +50,17 @@ class Head(nn.Module, ABC):
     dense: Literal["logits", "depth"] | None = None
     detects: bool = False
     """Whether predictions are Detections."""
+    reads: Literal["maps", "vector", "tokens"] = "maps"
+    """What `forward` is given of the backbone: its maps, the one vector (B, C) of `embed`, or the tokens (B, P + N, C)
+    of the last layer, prefix first."""
+    joint: bool = False
+    """Whether losses compare the pictures of a whole step, so that they can't be summed over parts of it."""
+    frozen_backbone: bool = False
+    """Whether the backbone is used as it is: no gradient, no training mode."""
 
     @abstractmethod
     def forward(self, features: list[Tensor], batch: Batch) -> Outputs:
-        """Maps of `levels` -> named outputs; segmentation gives `logits` (B, K, h, w) at the head's own stride."""
+        """What it `reads` -> named outputs; segmentation gives `logits` (B, K, h, w) at the head's own stride."""
 
     @abstractmethod
     def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
@@ -51,3 +74,22 @@ class Head(nn.Module, ABC):
         """What a model exported to other runtimes gives for pictures of size (H, W): the output by pixel."""
         assert self.dense is not None, f"{type(self).__name__} says nothing of what it gives in other runtimes"
         return {self.dense: outputs[self.dense]}
+
+
+class ContrastiveHead(Head):
+    """Pictures and texts in one space, of unit length. The pictures of a step are compared with all of its texts."""
+
+    joint = True
+
+    @abstractmethod
+    def encode_image(self, features: list[Tensor]) -> Tensor:
+        """What the head `reads` -> (B, D), not normalised."""
+
+    @abstractmethod
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """tokens: (N, L) int64 -> (N, D), not normalised."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """The one whose tokens `encode_text` reads."""

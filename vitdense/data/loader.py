@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vitdense.contracts import Batch, DataConfig, Sample, Samples
+from vitdense.contracts import Batch, DataConfig, Sample, Samples, Tokenizer
 from vitdense.data.samplers import EvalSampler, Key, StepSampler
 from vitdense.errors import DataError, UserError
 
@@ -41,8 +41,9 @@ def train_loader(
     accumulate: int = 1,
     rank: int = 0,
     world_size: int = 1,
+    tokenize: Tokenizer | None = None,
 ) -> "Batches":
-    """`accumulate` micro-batches for each of the `num_steps` steps from `start_step` on."""
+    """`accumulate` micro-batches for each of the `num_steps` steps from `start_step` on; `tokenize` is for captions."""
     sampler = StepSampler(
         len(samples),
         batch_size=config.batch_size,
@@ -53,24 +54,36 @@ def train_loader(
         rank=rank,
         world_size=world_size,
     )
-    return Batches(Guarded(samples, config.on_bad_sample, replace=True), sampler, config.workers, config.canvas)
+    made = partial(collate, canvas=config.canvas, tokenize=tokenize)
+    return Batches(Guarded(samples, config.on_bad_sample, replace=True), sampler, config.workers, made)
 
 
 def eval_loader(
-    samples: Samples, config: DataConfig, *, rank: int = 0, world_size: int = 1, limit: int | None = None
+    samples: Samples,
+    config: DataConfig,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    limit: int | None = None,
+    tokenize: Tokenizer | None = None,
 ) -> "Batches":
     """Every sample (or `limit` of them, evenly spread) once over all ranks; it can be iterated again and again."""
     sampler = EvalSampler(
         len(samples), batch_size=config.eval_batch_size, rank=rank, world_size=world_size, limit=limit
     )
-    return Batches(Guarded(samples, config.on_bad_sample, replace=False), sampler, config.workers)
+    made = partial(collate, tokenize=tokenize)
+    return Batches(Guarded(samples, config.on_bad_sample, replace=False), sampler, config.workers, made)
 
 
 class Batches:
     """Iterates over batches; a fault found in a worker is raised here, in the main process, with its message alone."""
 
     def __init__(
-        self, samples: "Guarded", sampler: StepSampler | EvalSampler, workers: int, canvas: Canvas | None = None
+        self,
+        samples: "Guarded",
+        sampler: StepSampler | EvalSampler,
+        workers: int,
+        together: Callable[[Sequence[Sample]], Batch],
     ) -> None:
         self.sampler = sampler
         self._may_be_empty = not samples.replace and not samples.stop
@@ -78,7 +91,7 @@ class Batches:
             samples,  # type: ignore[arg-type]  # torch types a loader by its samples, not by what collate gives
             batch_sampler=sampler,
             num_workers=workers,
-            collate_fn=partial(_collate_or_fault, canvas=canvas),
+            collate_fn=partial(_collate_or_fault, together=together),
             worker_init_fn=_start_worker,
             pin_memory=torch.cuda.is_available(),
             # Its own generator: DataLoader would draw from the global one, and a resumed run would differ.
@@ -147,8 +160,9 @@ class Guarded(Dataset[Sample | Fault]):
         return Fault(DataError, f"{MAX_FAILURES} samples in a row can't be read; the last: {skipped[-1]}")
 
 
-def collate(samples: Sequence[Sample], canvas: Canvas | None = None) -> Batch:
-    """Samples -> images (B, C, H, W), masks or depth (B, H, W), targets, sizes; those with only `skipped` are left out.
+def collate(samples: Sequence[Sample], canvas: Canvas | None = None, tokenize: Tokenizer | None = None) -> Batch:
+    """Samples -> images (B, C, H, W), masks or depth (B, H, W), targets, labels, captions and their tokens, sizes;
+    those with only `skipped` are left out.
 
     Pictures of several sizes are padded at the right and bottom where they come with targets, and `extents` says how
     far each one reaches. Where `canvas` gives a size, batches of targets have it, and always have extents.
@@ -178,6 +192,12 @@ def collate(samples: Sequence[Sample], canvas: Canvas | None = None) -> Batch:
         batch["masks"] = torch.stack([sample["mask"] for sample in samples])
     if samples and "depth" in samples[0]:
         batch["depth"] = torch.stack([sample["depth"] for sample in samples])
+    if samples and "label" in samples[0]:
+        batch["labels"] = torch.tensor([sample["label"] for sample in samples])
+    if samples and "captions" in samples[0]:
+        batch["captions"] = [sample["captions"] for sample in samples]
+        if tokenize is not None:
+            batch["tokens"] = tokenize([caption for captions in batch["captions"] for caption in captions])
     return batch
 
 
@@ -194,12 +214,12 @@ def _largest(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return height, width
 
 
-def _collate_or_fault(samples: list[Sample | Fault], canvas: Canvas | None = None) -> Batch | Fault:
+def _collate_or_fault(samples: list[Sample | Fault], together: Callable[[Sequence[Sample]], Batch]) -> Batch | Fault:
     for sample in samples:
         if isinstance(sample, Fault):
             return sample
     try:
-        return collate([sample for sample in samples if not isinstance(sample, Fault)], canvas)
+        return together([sample for sample in samples if not isinstance(sample, Fault)])
     except UserError as error:
         return Fault(type(error), str(error))
 

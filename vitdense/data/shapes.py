@@ -1,5 +1,5 @@
-"""`shapes`, `shapes_boxes` and `shapes_depth`: the embedded data set, paper shapes before paper hills, which needs no
-files and never repeats in training."""
+"""`shapes` and what is named after it: the embedded data set, paper shapes before paper hills, which needs no files and
+never repeats in training."""
 
 from collections.abc import Callable
 
@@ -114,6 +114,26 @@ class ShapeDepthSamples(ShapeSamples):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         number, scene = self.draw(key)
         return Sample(id=f"{self.split}-{number}", image=_pixels(scene), depth=torch.from_numpy(scene.depth))
+
+
+@DATA.register("shapes_captions")
+class ShapesCaptionsConfig(ShapesConfig):
+    """The same pictures with a sentence on the nearest two shapes."""
+
+    def build(self, split: Split) -> "ShapeCaptionSamples":
+        """The samples of a split; nothing is stored, each is drawn when it is asked for."""
+        return ShapeCaptionSamples(self, split)
+
+
+class ShapeCaptionSamples(ShapeSamples):
+    """One caption a picture."""
+
+    classes = ()
+    palette = ()
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        number, scene = self.draw(key)
+        return Sample(id=f"{self.split}-{number}", image=_pixels(scene), captions=[scene.caption])
 
 
 def _pixels(scene: Scene) -> torch.Tensor:

@@ -35,7 +35,8 @@ def evaluate(
     metric = recipe.metric.build(samples)
     model.eval()
     rank, world_size = fabric.global_rank, fabric.world_size
-    batches = eval_loader(samples, recipe.data, rank=rank, world_size=world_size, limit=limit)
+    tokenize = recipe.head.tokenizer()
+    batches = eval_loader(samples, recipe.data, rank=rank, world_size=world_size, limit=limit, tokenize=tokenize)
     own, wanted = len(range(rank, min(len(samples), limit or len(samples)), world_size)), recipe.engine.pictures
     shown, seen = {number * own // wanted for number in range(wanted)}, 0
     with torch.no_grad(), fabric.autocast():
@@ -43,7 +44,7 @@ def evaluate(
             batch = to_device(batch, fabric.device)
             predictions = infer(model, batch, recipe.inference)
             metric.update(predictions, batch)
-            if panels is not None and fabric.is_global_zero:
+            if panels is not None and fabric.is_global_zero and model.head.reads == "maps":
                 for place in sorted(shown & set(range(seen, seen + len(predictions)))):
                     panels.append(_panel(batch, predictions, place - seen, model))
             seen += len(predictions)

@@ -165,6 +165,7 @@ class Training:
                 accumulate=engine.accumulate,
                 rank=self.fabric.global_rank,
                 world_size=self.fabric.world_size,
+                tokenize=self.recipe.head.tokenizer(),
             )
         )
 

@@ -3,7 +3,7 @@
 import torch
 
 from vitdense.contracts import Batch, Predictions
-from vitdense.inference.config import InferenceConfig, PredictingModel, fit, window_starts
+from vitdense.inference.config import InferenceConfig, PredictingModel, fit, resize_images, window_starts
 from vitdense.inference.dense import blend_weights, read_off
 from vitdense.inference.detection import detect
 
@@ -15,4 +15,12 @@ def infer(model: PredictingModel, batch: Batch, config: InferenceConfig) -> Pred
     """One prediction for each of batch["images"] (B, C, H, W), at batch["sizes"]."""
     if model.head.detects:
         return detect(model, batch, config)
+    if model.head.reads != "maps":
+        return model.head.predict(model(_fitted(batch, config)), batch)
     return read_off(model, batch, config)
+
+
+def _fitted(batch: Batch, config: InferenceConfig) -> Batch:
+    """The same pictures at the size that the config asks for."""
+    height, width = batch["images"].shape[-2:]
+    return {**batch, "images": resize_images(batch["images"], fit((height, width), config))}

@@ -15,6 +15,7 @@ from vitdense.layers.rotary import Rotary, rotary_tables, rotate_halves, rotate_
 
 QkvBias = bool | Literal["qv"]
 Relations = Literal["none", "table", "decomposed", "rope_index", "rope_unit"]
+Attending = Relations | Literal["causal"]
 
 
 class Surroundings(NamedTuple):
@@ -79,6 +80,14 @@ class Attention(nn.Module):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, around: Surroundings) -> Tensor:
         """q, k, v: (B, heads, N, d) -> (B, heads, N, d)."""
         return F.scaled_dot_product_attention(q, k, v)
+
+
+class CausalAttention(Attention):
+    """A token attends to itself and to those before it, as in text towers."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, around: Surroundings) -> Tensor:
+        """q, k, v: (B, heads, N, d) -> (B, heads, N, d)."""
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 class TableAttention(Attention):
@@ -160,8 +169,9 @@ class UnitRotaryAttention(RotaryAttention):
     rotate = staticmethod(rotate_halves)
 
 
-ATTENTIONS: dict[Relations, type[Attention]] = {
+ATTENTIONS: dict[Attending, type[Attention]] = {
     "none": Attention,
+    "causal": CausalAttention,
     "table": TableAttention,
     "decomposed": DecomposedAttention,
     "rope_index": IndexRotaryAttention,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vitdense.layers.attention import ATTENTIONS, AttentionOptions, Relations, Surroundings
+from vitdense.layers.attention import ATTENTIONS, Attending, AttentionOptions, Surroundings
 from vitdense.layers.embed import crop_rows_and_columns, pad_rows_and_columns
 from vitdense.layers.mlp import Activation, GatedMlp, Mlp, normed_mlp
 from vitdense.layers.position import Grid
@@ -53,7 +53,7 @@ class BlockOptions:
 
     attention: AttentionOptions
     hidden: int
-    relations: Relations = "none"
+    relations: Attending = "none"
     mlp: Literal["plain", "gated"] = "plain"
     activation: Activation = "gelu"
     mlp_norm_eps: float | None = None

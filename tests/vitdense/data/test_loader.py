@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def folder(make_folder: Callable[..., Path]) -> FolderConfig:
     return config
 
 
-def batches(config: FolderConfig, workers: int, split: Split = "train", **options: int) -> Batches:
+def batches(config: FolderConfig, workers: int, split: Split = "train", **options: Any) -> Batches:
     with_workers = config.model_copy(update={"workers": workers})
     return train_loader(config.build(split), with_workers, **{"seed": 0, "start_step": 0, "num_steps": 6, **options})
 

@@ -1,0 +1,141 @@
+"""Pictures and texts in one space: CLIP (https://arxiv.org/abs/2103.00020), SigLIP (https://arxiv.org/abs/2303.15343)."""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from heads.contrastive.losses import clip_loss, siglip_loss
+from heads.contrastive.towers import NamedText
+from vitdense.contracts import (
+    HEADS,
+    Backbone,
+    Batch,
+    ContrastiveHead,
+    Embeddings,
+    Head,
+    HeadConfig,
+    Level,
+    Outputs,
+    Predictions,
+    Tokenizer,
+)
+from vitdense.errors import UserError
+
+SIGLIP = {
+    "loss": "siglip", "temperature": 0.1, "bias": -10.0, "text": {"name": "siglip_text_base"},
+    "image_projection": "none", "text_projection": "affine",
+}  # fmt: skip
+
+
+@HEADS.register("clip")
+@HEADS.register("siglip", **SIGLIP)
+class ClipConfig(HeadConfig):
+    """`dim` is the width of the common space; `temperature` is where it starts, and 1 / temperature stays below
+    `max_scale`. `bias` is what SigLIP adds to its logits at the start, null for none."""
+
+    text: NamedText
+    dim: PositiveInt = 512
+    loss: Literal["clip", "siglip"] = "clip"
+    temperature: PositiveFloat = 0.07
+    max_scale: PositiveFloat | None = 100.0
+    bias: float | None = None
+    image_projection: Literal["linear", "none"] = "linear"
+    text_projection: Literal["linear", "affine", "none"] = "linear"
+    locked: Literal["none", "image", "text"] = "none"
+
+    def build(self, levels: tuple[Level, ...]) -> Head:
+        """Not from levels alone."""
+        raise UserError("head clip reads a backbone's vector, not its maps: build_for(backbone) takes the backbone")
+
+    def build_for(self, backbone: Backbone) -> "Clip":
+        """A head for this backbone's `embed`; UserError where widths can't be brought together."""
+        return Clip(self, backbone.embed_dim)
+
+    def tokenizer(self) -> Tokenizer:
+        """The text tower's."""
+        return self.text.tokens()
+
+
+class Clip(ContrastiveHead):
+    """The backbone's vector and the text tower's, projected -> `image_embeddings` (B, D), `text_embeddings` (N, D),
+    both of unit length, `logit_scale` and, where there is one, `logit_bias`."""
+
+    reads = "vector"
+
+    def __init__(self, config: ClipConfig, embed_dim: int) -> None:
+        super().__init__()
+        self.num_classes, self.loss, self.max_scale = 0, config.loss, config.max_scale
+        self.frozen_backbone, self.frozen_text = config.locked == "image", config.locked == "text"
+        self._tokenizer = config.text.tokens()
+        self.text = config.text.build()
+        self.image_proj = _projection(config.image_projection, embed_dim, config.dim, "image")
+        self.text_proj = _projection(config.text_projection, self.text.width, config.dim, "text")
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
+        self.logit_bias = None if config.bias is None else nn.Parameter(torch.tensor(config.bias))
+        if self.frozen_text:
+            self.text.requires_grad_(False)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The text tower's."""
+        return self._tokenizer
+
+    def encode_image(self, features: list[Tensor]) -> Tensor:
+        """[(B, C)] -> (B, D), not normalised."""
+        found: Tensor = self.image_proj(features[0])
+        return found
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """tokens: (N, L) int64 -> (N, D), not normalised."""
+        found: Tensor = self.text_proj(self.text(tokens))
+        return found
+
+    def forward(self, features: list[Tensor], batch: Batch) -> Outputs:
+        """[(B, C)] and batch["tokens"] (N, L) -> embeddings of unit length, scale and bias of their products."""
+        if self.training and self.max_scale is not None:
+            with torch.no_grad():
+                self.logit_scale.clamp_(max=math.log(self.max_scale))
+        outputs = {"image_embeddings": F.normalize(self.encode_image(features), dim=-1)}
+        if "tokens" in batch:
+            outputs["text_embeddings"] = F.normalize(self.encode_text(batch["tokens"]), dim=-1)
+        outputs["logit_scale"] = self.logit_scale.exp()
+        if self.logit_bias is not None:
+            outputs["logit_bias"] = self.logit_bias * 1
+        return outputs
+
+    def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """The picture and the text of a place in the batch belong together, all others don't."""
+        compare = clip_loss if self.loss == "clip" else siglip_loss
+        return {
+            f"loss_{self.loss}": compare(
+                outputs["image_embeddings"],
+                outputs["text_embeddings"],
+                outputs["logit_scale"],
+                outputs.get("logit_bias"),
+            )
+        }
+
+    def predict(self, outputs: Outputs, batch: Batch) -> Predictions:
+        """Embeddings of each picture and of its captions."""
+        images, texts = outputs["image_embeddings"].float(), outputs["text_embeddings"].float()
+        counts = [len(captions) for captions in batch["captions"]]
+        return [Embeddings(image, own) for image, own in zip(images, torch.split(texts, counts), strict=True)]
+
+
+def _projection(kind: Literal["linear", "affine", "none"], width: int, dim: int, tower: str) -> nn.Module:
+    """From a tower's width to the common one."""
+    if kind == "none":
+        if width != dim:
+            raise UserError(
+                f"head clip: the {tower} tower is {width} wide and dim is {dim}; set {tower}_projection: linear"
+            )
+        return nn.Identity()
+    layer = nn.Linear(width, dim, bias=kind == "affine")
+    nn.init.normal_(layer.weight, std=width**-0.5)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,1 @@
+"""What contrastive heads are made of: text towers, tokenizers and losses."""
