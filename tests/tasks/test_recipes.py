@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vitdense.build import build_model
-from vitdense.contracts import Batch
+from vitdense.contracts import Batch, Target
 from vitdense.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -67,12 +67,17 @@ def test_a_recipe_takes_one_step(name: str) -> None:
     if "class_weights" in type(recipe.head).model_fields:
         recipe = recipe.model_copy(update={"head": recipe.head.model_copy(update={"class_weights": None})})
     model = build_model(recipe, () if of_depth else CLASSES).train()
+    thing: Target = {
+        "boxes": torch.tensor([[8.0, 9.0, 40.0, 50.0]]),
+        "labels": torch.tensor([1]),
+        "masks": torch.rand(1, 64, 96) > 0.5,
+    }
     batch: Batch = {
         "images": torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8),
         "masks": torch.randint(-1, len(CLASSES), (2, 64, 96), dtype=torch.int16),
         "depth": 2 + 3 * torch.rand(2, 64, 96),
         "sizes": [(64, 96)] * 2,
-        "targets": [{"boxes": torch.tensor([[8.0, 9.0, 40.0, 50.0]]), "labels": torch.tensor([1])}] * 2,
+        "targets": [thing] * 2,
     }
     losses = model.head.losses(model(batch), batch)
     torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]

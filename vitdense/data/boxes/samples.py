@@ -1,6 +1,7 @@
 """Pictures with boxes in files: the options and the reading that `coco`, `voc_boxes` and `yolo` share."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated
 
 import cv2
@@ -37,12 +38,14 @@ class BoxDataConfig(DataConfig):
 
     Training batches are padded to their largest picture, or on to a `bucket`: to multiples of a number, or to the
     smallest that fits of some (height, width), so that few shapes occur. `fast_decode` divides JPEGs by 2, 4 or 8 while
-    they are decoded, where the augmentation shrinks them by more than that anyway.
+    they are decoded, where the augmentation shrinks them by more than that anyway. `first` takes only so many pictures
+    of each split, such as 16 to see whether a recipe can learn them by heart.
     """
 
     augment: Annotated[Augments, Field(discriminator="kind")] = DetrAugment()
     bucket: PositiveInt | tuple[tuple[PositiveInt, PositiveInt], ...] | None = None
     fast_decode: bool = False
+    first: PositiveInt | None = None
     seed: NonNegativeInt = 0
 
     def canvas(self, largest: Size) -> Size | None:
@@ -65,6 +68,7 @@ class BoxDataConfig(DataConfig):
         if not records.records:
             reasons = "; ".join(fault.text for fault in records.faults[:3])
             raise DataError(f"{split}: no picture can be used: {reasons or 'there is none'}")
+        records = replace(records, records=records.records[: self.first])
         augment = self.augment if split == "train" else None
         return BoxSamples(records, augment, seed=self.seed, masks=masks, fast_decode=self.fast_decode)
 

@@ -70,6 +70,13 @@ def test_a_picture_without_things_counts_and_trains(make_coco: Make) -> None:
     assert build(make_coco(), masks=True)[0, 2]["target"]["masks"].shape[0] == 0
 
 
+def test_first_takes_only_so_many_pictures_of_each_split(make_coco: Make) -> None:
+    root = make_coco()
+    assert [len(build(root, split, first=2)) for split in ("train", "val")] == [2, 2]
+    assert [build(root, "val", first=2)[0, index]["id"] for index in range(2)] == ["p0.png", "p1.png"]
+    assert len(build(root, first=100)) == len(build(root))
+
+
 def test_crowds_are_not_learnt_from_and_told_in_validation(make_coco: Make) -> None:
     def gather(content: dict[str, Any]) -> None:
         content["annotations"][1]["iscrowd"] = 1
