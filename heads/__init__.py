@@ -12,6 +12,7 @@ from heads import linear as linear
 from heads import rtdetr as rtdetr
 from heads import segformer as segformer
 from heads import smp as smp
+from heads import tasks as tasks
 from heads import upernet as upernet
 from vitdense.contracts import HEADS, Head, Level
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vitdense.contracts import ADAPTERS, BACKBONES, AdapterConfig, Backbone, BackboneConfig, HeadConfig, Tokens
+from vitdense.contracts import ADAPTERS, BACKBONES, Adapter, AdapterConfig, Backbone, BackboneConfig, HeadConfig, Tokens
 from vitdense.errors import UserError
 from vitdense.model import Model
 from vitdense.recipe import Recipe
@@ -43,6 +43,13 @@ class AdaptedBackbone(Backbone):
     def embed(self, images: Tensor) -> Tensor:
         """The backbone's own vector."""
         return self.backbone.embed(images)
+
+    def maps_and_vector(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """One pass through the backbone where the adapter takes its maps as they come."""
+        if type(self.adapter).adapt is not Adapter.adapt:
+            return self(images), self.embed(images)
+        maps, vector = self.backbone.maps_and_vector(images)
+        return self.adapter(maps, images), vector
 
     def layer_of(self, parameter: str) -> int:
         """The adapter is new, so it learns at the rate above the last layer."""
@@ -139,7 +146,7 @@ def _with_classes(head: HeadConfig, classes: Sequence[str]) -> HeadConfig:
         )
     if not classes:
         return head
-    return head.model_copy(update={"num_classes": len(classes)})
+    return head.for_classes(len(classes))
 
 
 def copy_state(state: Mapping[str, Tensor], module: torch.nn.Module) -> str:

@@ -1,14 +1,15 @@
 """Model: normalise, backbone, head. Plain torch: it runs in a bare script, under torch.compile, autocast and DDP."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitdense.contracts import Backbone, Batch, ContrastiveHead, Head, Outputs, Predictions
+from vitdense.contracts import Backbone, Batch, ContrastiveHead, Detections, Head, Outputs, Predictions
 from vitdense.errors import UserError
 from vitdense.inference import InferenceConfig, infer
 
@@ -31,7 +32,7 @@ class Model(nn.Module):
         self.backbone = backbone
         self.head = head
         # What serves only what the head doesn't read gets no gradient, which DDP would take for an error.
-        for name in backbone.unused_in_maps() if head.reads == "maps" else backbone.unused_in_embed():
+        for name in unused(backbone, {each.reads for each in head.tasks.values()} or {head.reads}):
             backbone.get_parameter(name).requires_grad_(False)
         if head.frozen_backbone:
             backbone.requires_grad_(False)
@@ -58,13 +59,13 @@ class Model(nn.Module):
     def features(self, images: Tensor) -> list[Tensor]:
         """images: (B, C, H, W), normalised -> what the head reads of the backbone."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.head.frozen_backbone):
-            if self.head.reads == "maps":
-                maps: list[Tensor] = self.backbone(images)
-                return maps
-            if self.head.reads == "vector":
-                return [self.backbone.embed(images)]
-            patches, prefix, _ = self.backbone.tokens(images)
-            return [torch.cat([prefix, patches], dim=1)]
+            return self.head.look(self.backbone, images)
+
+    def alone(self, task: str) -> Self:
+        """This very model, its parameters included, with one of the heads that its head consists of."""
+        seen = copy.copy(self)
+        seen._modules = {**self._modules, "head": self.head.tasks[task]}
+        return seen
 
     def train(self, mode: bool = True) -> Self:
         """Training mode for what learns."""
@@ -75,7 +76,8 @@ class Model(nn.Module):
 
     def encode_image(self, images: Tensor, *, normalize: bool = True) -> Tensor:
         """images: (B, C, H, W), uint8 or floats in [0, 1] -> (B, D), of unit length if `normalize`."""
-        found = self._contrastive().encode_image(self.features(self.normalise(images)))
+        head = self._contrastive()
+        found = head.encode_image(head.look(self.backbone, self.normalise(images)))
         return F.normalize(found, dim=-1) if normalize else found
 
     def encode_text(self, texts: Sequence[str] | Tensor, *, normalize: bool = True) -> Tensor:
@@ -85,10 +87,17 @@ class Model(nn.Module):
         found = head.encode_text(tokens)
         return F.normalize(found, dim=-1) if normalize else found
 
+    def _named(self, found: Any) -> Any:
+        """Detections with the data set's own numbers; what else there is as it is."""
+        if isinstance(found, dict):
+            return {task: self._named(each) for task, each in found.items()}
+        return found.named(self.category_ids) if isinstance(found, Detections) else found
+
     def _contrastive(self) -> ContrastiveHead:
-        if not isinstance(self.head, ContrastiveHead):
-            raise UserError(f"{type(self.head).__name__} has no space that pictures and texts share; head clip has one")
-        return self.head
+        for head in (self.head, *self.head.tasks.values()):
+            if isinstance(head, ContrastiveHead):
+                return head
+        raise UserError(f"{type(self.head).__name__} has no space that pictures and texts share; head clip has one")
 
     @torch.no_grad()
     def predict(self, pictures: Sequence[object], inference: InferenceConfig | None = None) -> Predictions:
@@ -103,11 +112,16 @@ class Model(nn.Module):
                     expected = len(self.backbone.mean)
                     raise UserError(f"picture {index} has {image.shape[0]} channels, the model takes {expected}")
                 batch: Batch = {"images": image[None], "sizes": [(image.shape[1], image.shape[2])]}
-                found = infer(self, batch, inference or self.inference)
-                results += [each.named(self.category_ids) for each in found] if self.head.detects else found
-            return results
+                results += infer(self, batch, inference or self.inference)
+            return [self._named(each) for each in results]
         finally:
             self.train(was_training)
+
+
+def unused(backbone: Backbone, reads: Set[str]) -> set[str]:
+    """Names of parameters that none of what is read ("maps", "vector" or "tokens") needs."""
+    idle = [backbone.unused_in_maps() if kind == "maps" else backbone.unused_in_embed() for kind in reads]
+    return set.intersection(*idle)
 
 
 def blank_padding(images: Tensor, extents: Tensor) -> Tensor:

@@ -178,16 +178,17 @@ class _Parser:
 
     def recipe(self, merged: dict[str, Any]) -> Recipe:
         name = merged.pop("name", self.path.stem)
-        for key in merged.keys() - set(SECTIONS):
-            self.fault(key, f"unknown section{nearest(key, SECTIONS)}; allowed: {', '.join(SECTIONS)}")
+        for key in merged.keys() - {*SECTIONS, "heads"}:
+            self.fault(key, f"unknown section{nearest(key, SECTIONS)}; allowed: {', '.join((*SECTIONS, 'heads'))}")
         sections: dict[str, Any] = {}
         names: dict[str, str] = {}
+        self.gather_heads(merged)
         for section in SECTIONS:
             given = merged.get(section, DEFAULTS.get(section))
             if given is None and section == "adapter":
                 sections[section] = None
             elif given is None:
-                self.fault(section, "missing section")
+                self.missing(section)
             elif not isinstance(given, dict):
                 self.fault(section, f"expected a mapping, given {given!r}")
             elif section in NAMED:
@@ -201,6 +202,32 @@ class _Parser:
             raise RecipeError(f"{self.path}: {count}\n" + "\n".join(f"  {fault}" for fault in self.faults))
         # model_construct: every section is validated already, and its own class must be kept.
         return Recipe.model_construct(name=str(name), names=names, **sections)
+
+    def gather_heads(self, merged: dict[str, Any]) -> None:
+        """`heads: {task: {name, options, loss_weight, metric}}` as one head of several, with a metric for each."""
+        if "heads" not in merged:
+            return
+        heads = merged.pop("heads")
+        for section in ("head", "metric"):
+            if section in merged:
+                self.fault(section, "can't stand beside heads, each of which has its own")
+        if not isinstance(heads, dict) or not heads or not all(isinstance(head, dict) for head in heads.values()):
+            self.fault("heads", f"expected a mapping of tasks to heads, given {heads!r}")
+            return
+        tasks, metrics = {}, {}
+        for name, given in heads.items():
+            options = dict(given)
+            if "metric" not in options:
+                self.fault(f"heads.{name}.metric", "missing key: each task has a metric, such as {name: miou}")
+            metrics[name] = options.pop("metric", "miou")
+            weight = {"loss_weight": options.pop("loss_weight")} if "loss_weight" in options else {}
+            tasks[name] = {"head": options, **weight}
+        merged["head"], merged["metric"] = {"name": "tasks", "tasks": tasks}, {"name": "tasks", "metrics": metrics}
+
+    def missing(self, section: str) -> None:
+        """A section that has to be there; heads that are no mapping have been told of already."""
+        if section != "head" or not any(": heads: " in fault for fault in self.faults):
+            self.fault(section, "missing section")
 
     def named(self, section: str, given: dict[str, Any], names: dict[str, str]) -> Config | None:
         """A section whose `name` a registry knows."""
@@ -236,7 +263,18 @@ class _Parser:
 
     def fault(self, key: str, message: str) -> None:
         """Remember one fault, with the file and line of the key or of the nearest section around it."""
+        key = _in_heads(key)
         place = key
         while place and place not in self.origins:
             place = place.rpartition(".")[0]
         self.faults.append(f"{self.origins.get(place, self.path)}: {key}: {message}")
+
+
+def _in_heads(key: str) -> str:
+    """The key as it stands in `heads:` of an option of one head of several."""
+    for made, end in (("head.tasks.", ""), ("metric.metrics.", ".metric")):
+        if key.startswith(made):
+            task, _, option = key.removeprefix(made).removesuffix(".head").partition(".")
+            option = option.removeprefix("head.")
+            return f"heads.{task}{end}" + (f".{option}" if option else "")
+    return key

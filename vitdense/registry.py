@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    WrapSerializer,
+)
 
 from vitdense.errors import UserError
 
@@ -126,6 +134,26 @@ class Registry(Generic[C]):
         nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else f"known: {', '.join(known)}"
         return f"no {self.kind} named {name!r}; {hint}"
+
+
+def by_name(registry: Registry[Any]) -> tuple[BeforeValidator, WrapSerializer]:
+    """For `Annotated[SerializeAsAny[C], *by_name(registry)]`: a field given by a name, or as {"name": ..., options}."""
+
+    def made(given: object) -> object:
+        if isinstance(given, str):
+            return registry.create_or_tell(given)
+        if not isinstance(given, Mapping):
+            return given
+        options = dict(given)
+        name = options.pop("name", None)
+        if not isinstance(name, str):
+            raise ValueError(f"needs the name of a {registry.kind}")
+        return registry.create_or_tell(name, options)
+
+    def told(config: Config, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"name": config.preset, **dump(config)}
+
+    return BeforeValidator(made), WrapSerializer(told)
 
 
 def faults_of(error: ValidationError, kind: type[Config], *, also: Iterable[str] = ()) -> list[tuple[str, str]]:

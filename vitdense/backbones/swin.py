@@ -209,6 +209,14 @@ class Swin(Backbone):
         """images: (B, C, H, W), normalised -> (B, embed_dim): the mean of the last stage."""
         return self.tokens(images).patches.mean(dim=1)
 
+    def maps_and_vector(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """images: (B, C, H, W), normalised -> maps and vector, in one pass where the last stage gives a map."""
+        last = len(self.depths) - 1
+        if last not in self.normed:
+            return super().maps_and_vector(images)
+        maps = self(images)
+        return maps, maps[-1].mean(dim=(2, 3))
+
     def layer_of(self, parameter: str) -> int:
         """0 for the embedding, then blocks counted through all stages; a merging belongs to the block behind it."""
         part, _, rest = parameter.partition(".")

@@ -134,7 +134,18 @@ class ViT(Backbone):
 
     def embed(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W), normalised -> (B, embed_dim), pooled as published, before any projection."""
-        patches, prefix, _ = self.tokens(images)
+        return self._pooled(self.tokens(images))
+
+    def maps_and_vector(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """images: (B, C, H, W), normalised -> maps and vector, in one pass where the last block gives a map."""
+        if self.out_indices[-1] != self.num_layers - 1 or not self.norm_maps or self.neck is not None:
+            return super().maps_and_vector(images)
+        stages = self.forward_stages(images)
+        return as_maps(stages), self._pooled(stages[-1])
+
+    def _pooled(self, tokens: Tokens) -> Tensor:
+        """The last block's tokens, normed -> (B, embed_dim)."""
+        patches, prefix, _ = tokens
         if self.attn_pool is not None:
             pooled: Tensor = self.attn_pool(patches)
             return pooled

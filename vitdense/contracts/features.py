@@ -110,6 +110,10 @@ class Backbone(nn.Module, ABC):
     def embed(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W), normalised -> (B, embed_dim), pooled as published."""
 
+    def maps_and_vector(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """images: (B, C, H, W), normalised -> what `forward` and `embed` give, in one pass where that can be."""
+        return self(images), self.embed(images)
+
     def forward_stages(self, images: Tensor, interaction: Interaction | None = None) -> list[Tokens]:
         """As `forward`, with `interaction` between the stages, giving the tokens that the maps are made of.
 

@@ -1,9 +1,10 @@
 """The face of every head: features in, predictions out, with their losses."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, Self
 
+import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
@@ -36,6 +37,10 @@ class HeadConfig(Config):
         """A head for this backbone; those that read more of it than its maps look at more than its levels."""
         return self.build(backbone.levels)
 
+    def for_classes(self, count: int) -> Self:
+        """The same for so many classes."""
+        return self.model_copy(update={"num_classes": count})
+
     def tokenizer(self) -> Tokenizer | None:
         """What turns captions into `batch["tokens"]`, for heads that read them."""
         return None
@@ -57,6 +62,21 @@ class Head(nn.Module, ABC):
     """Whether losses compare the pictures of a whole step, so that they can't be summed over parts of it."""
     frozen_backbone: bool = False
     """Whether the backbone is used as it is: no gradient, no training mode."""
+
+    @property
+    def tasks(self) -> Mapping[str, "Head"]:
+        """The heads that this one consists of, by the name of their task; none for one that is just a head."""
+        return {}
+
+    def look(self, backbone: Backbone, images: Tensor) -> list[Tensor]:
+        """images: (B, C, H, W), normalised -> what the head `reads` of the backbone."""
+        if self.reads == "maps":
+            maps: list[Tensor] = backbone(images)
+            return maps
+        if self.reads == "vector":
+            return [backbone.embed(images)]
+        patches, prefix, _ = backbone.tokens(images)
+        return [torch.cat([prefix, patches], dim=1)]
 
     @abstractmethod
     def forward(self, features: list[Tensor], batch: Batch) -> Outputs:

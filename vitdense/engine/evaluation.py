@@ -44,9 +44,10 @@ def evaluate(
             batch = to_device(batch, fabric.device)
             predictions = infer(model, batch, recipe.inference)
             metric.update(predictions, batch)
-            if panels is not None and fabric.is_global_zero and model.head.reads == "maps":
+            if panels is not None and fabric.is_global_zero:
                 for place in sorted(shown & set(range(seen, seen + len(predictions)))):
-                    panels.append(_panel(batch, predictions, place - seen, model))
+                    panel = _panel(batch, predictions, place - seen, model)
+                    panels += [] if panel is None else [panel]
             seen += len(predictions)
     if fabric.world_size > 1:
         metric.reduce(partial(sum_over_processes, fabric))
@@ -54,9 +55,16 @@ def evaluate(
     return metric.compute(), metric
 
 
-def _panel(batch: Batch, predictions: Predictions, place: int, model: Model) -> Image.Image:
-    """Picture, truth and prediction of one place in a batch; of depth its relative error too."""
+def _panel(batch: Batch, predictions: Predictions, place: int, model: Model) -> Image.Image | None:
+    """Picture, truth and prediction of one place in a batch; of depth its relative error too; of several heads theirs
+    side by side, of one that gives no picture nothing."""
     pixels = batch["images"][place].permute(1, 2, 0).cpu()  # (H, W, 3)
+    if model.head.tasks:
+        parts = [(model.alone(name), [each[name] for each in predictions]) for name in model.head.tasks]
+        drawn = [panel for alone, own in parts if (panel := _panel(batch, own, place, alone)) is not None]
+        return pictures.contact_sheet(drawn, columns=len(drawn)) if drawn else None
+    if model.head.reads != "maps":
+        return None
     result = predictions[place].cpu()
     if model.head.detects:
         size = batch["sizes"][place]

@@ -1,9 +1,11 @@
 """From a model to predictions at any picture's size: whole, in windows, at several scales, flipped."""
 
+from typing import cast
+
 import torch
 
 from vitdense.contracts import Batch, Predictions
-from vitdense.inference.config import InferenceConfig, PredictingModel, fit, resize_images, window_starts
+from vitdense.inference.config import InferenceConfig, ModelOfTasks, PredictingModel, fit, resize_images, window_starts
 from vitdense.inference.dense import blend_weights, read_off
 from vitdense.inference.detection import detect
 
@@ -13,11 +15,20 @@ __all__ = ["InferenceConfig", "PredictingModel", "blend_weights", "fit", "infer"
 @torch.no_grad()
 def infer(model: PredictingModel, batch: Batch, config: InferenceConfig) -> Predictions:
     """One prediction for each of batch["images"] (B, C, H, W), at batch["sizes"]."""
+    if model.head.tasks:
+        return _each_task(model, batch, config)
     if model.head.detects:
         return detect(model, batch, config)
     if model.head.reads != "maps":
         return model.head.predict(model(_fitted(batch, config)), batch)
     return read_off(model, batch, config)
+
+
+def _each_task(model: PredictingModel, batch: Batch, config: InferenceConfig) -> Predictions:
+    """{task: prediction} for each picture, each as its head alone gives it."""
+    several = cast(ModelOfTasks, model)
+    found = {name: infer(several.alone(name), batch, config) for name in model.head.tasks}
+    return [dict(zip(found, each, strict=True)) for each in zip(*found.values(), strict=True)]
 
 
 def _fitted(batch: Batch, config: InferenceConfig) -> Batch:

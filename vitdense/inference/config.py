@@ -58,6 +58,13 @@ class PredictingModel(Protocol):
         """batch["images"]: (B, C, H, W), uint8 or floats in [0, 1] -> outputs."""
 
 
+class ModelOfTasks(PredictingModel, Protocol):
+    """What `infer` needs of a model whose head consists of several."""
+
+    def alone(self, task: str) -> PredictingModel:
+        """The same model with one of its heads."""
+
+
 def fit(size: tuple[int, int], config: InferenceConfig, scale: float = 1.0) -> tuple[int, int]:
     """The (height, width) that a picture of `size` is resized to; `scale` is on top."""
     if config.size is not None:

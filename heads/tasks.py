@@ -1,0 +1,115 @@
+"""Several heads on one trunk, each with a task, a weight and predictions of its own: a recipe's `heads:`."""
+
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+from pydantic import Field, NonNegativeFloat, SerializeAsAny
+from torch import Tensor, nn
+
+from vitdense.contracts import HEADS, Backbone, Batch, Head, HeadConfig, Level, Outputs, Predictions, Tokenizer
+from vitdense.errors import UserError
+from vitdense.registry import Config, by_name
+
+NamedHead = Annotated[SerializeAsAny[HeadConfig], *by_name(HEADS)]
+
+
+class TaskConfig(Config):
+    """A head, and what its losses are multiplied with."""
+
+    head: NamedHead
+    loss_weight: NonNegativeFloat = 1.0
+
+
+@HEADS.register("tasks")
+class TasksConfig(HeadConfig):
+    """Heads by the name of their task. They read the same backbone, and the same batches."""
+
+    tasks: dict[str, TaskConfig] = Field(min_length=1)
+
+    def reads_all(self) -> bool:
+        """Whether one of them reads every level."""
+        return any(task.head.reads_all() for task in self.tasks.values())
+
+    def for_classes(self, count: int) -> Self:
+        """Each head for so many classes; what counts none doesn't mind."""
+        tasks = {
+            name: task.model_copy(update={"head": task.head.for_classes(count)}) for name, task in self.tasks.items()
+        }
+        return self.model_copy(update={"tasks": tasks})
+
+    def tokenizer(self) -> Tokenizer | None:
+        """That of the head that reads captions; UserError where two do, since a batch has tokens of one kind."""
+        found = [(name, made) for name, task in self.tasks.items() if (made := task.head.tokenizer()) is not None]
+        if len(found) > 1:
+            raise UserError(f"heads {', '.join(name for name, _ in found)} all read captions; one can")
+        return found[0][1] if found else None
+
+    def build(self, levels: tuple[Level, ...]) -> "Tasks":
+        """For heads that read maps alone."""
+        return Tasks(self, {name: task.head.build(levels) for name, task in self.tasks.items()})
+
+    def build_for(self, backbone: Backbone) -> "Tasks":
+        """All heads for this backbone."""
+        return Tasks(self, {name: task.head.build_for(backbone) for name, task in self.tasks.items()})
+
+
+class Tasks(Head):
+    """Outputs are "<task>.<output>", losses "loss_<task>_<loss>", weighted, predictions {task: prediction}."""
+
+    def __init__(self, config: TasksConfig, heads: Mapping[str, Head]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(heads)
+        self.loss_weights = {name: task.loss_weight for name, task in config.tasks.items()}
+        self.num_classes = max(head.num_classes for head in heads.values())
+        self.joint = any(head.joint for head in heads.values())
+        still = [name for name, head in heads.items() if head.frozen_backbone]
+        if still and len(still) < len(heads):
+            raise UserError(f"head {still[0]} keeps the backbone as it is, and the others learn on it: unlock it")
+        self.frozen_backbone = bool(still)
+
+    @property
+    def tasks(self) -> Mapping[str, Head]:
+        """The heads by task."""
+        return {name: head for name, head in self.heads.items() if isinstance(head, Head)}
+
+    def look(self, backbone: Backbone, images: Tensor) -> list[Tensor]:
+        """images: (B, C, H, W), normalised -> the maps, then the vector or the tokens, where a head reads them."""
+        wanted = {head.reads for head in self.tasks.values()}
+        if wanted == {"maps", "vector"}:
+            maps, vector = backbone.maps_and_vector(images)
+            return [*maps, vector]
+        found: list[Tensor] = []
+        for kind in ("maps", "vector", "tokens"):
+            reader = next((head for head in self.tasks.values() if head.reads == kind), None)
+            found += [] if reader is None else reader.look(backbone, images)
+        return found
+
+    def forward(self, features: list[Tensor], batch: Batch) -> Outputs:
+        """What `look` gives -> the outputs of all heads."""
+        kinds = [kind for kind in ("vector", "tokens") if any(head.reads == kind for head in self.tasks.values())]
+        single = {kind: features[place - len(kinds)] for place, kind in enumerate(kinds)}
+        maps = features[: len(features) - len(kinds)]
+        outputs: Outputs = {}
+        for name, head in self.tasks.items():
+            given = maps if head.reads == "maps" else [single[head.reads]]
+            outputs |= {f"{name}.{key}": value for key, value in head(given, batch).items()}
+        return outputs
+
+    def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Those of all heads, weighted."""
+        return {
+            f"loss_{name}_{kind.removeprefix('loss_')}": self.loss_weights[name] * value
+            for name, head in self.tasks.items()
+            for kind, value in head.losses(_of(name, outputs), batch).items()
+        }
+
+    def predict(self, outputs: Outputs, batch: Batch) -> Predictions:
+        """{task: prediction} for each picture."""
+        found = {name: head.predict(_of(name, outputs), batch) for name, head in self.tasks.items()}
+        return [dict(zip(found, each, strict=True)) for each in zip(*found.values(), strict=True)]
+
+
+def _of(name: str, outputs: Outputs) -> Outputs:
+    """The outputs of one task under their own names."""
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): value for key, value in outputs.items() if key.startswith(prefix)}
