@@ -96,7 +96,7 @@ class Coca(Clip):
             tokens = batch["tokens"]
             hidden = self.text.hidden(tokens)  # (N, L + 1, C), the class token last
             outputs["text_embeddings"] = F.normalize(self.text_proj(self.text.pooled(hidden, tokens)), dim=-1)
-            if len(tokens) == len(states):
+            if tokens.shape[0] == states.shape[0]:
                 outputs["caption_logits"] = self.decoder(hidden[:, :-2], states[:, 1:])
         return outputs
 

@@ -45,7 +45,7 @@ class QueryPool(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: (B, N, D) -> (B, Q, C)."""
         query = self.norm_q(self.query)
-        out: Tensor = self.attn(query.expand(len(tokens), -1, -1), tokens)
+        out: Tensor = self.attn(query.expand(tokens.shape[0], -1, -1), tokens)
         return out
 
 

@@ -111,7 +111,7 @@ class HfText(TextTower):
             weights = mask[..., None].to(states.dtype)
             return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
         ends = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
-        return states[torch.arange(len(states), device=mask.device), ends]
+        return states[torch.arange(states.shape[0], device=mask.device), ends]
 
     def _mask(self, tokens: Tensor) -> Tensor:
         """tokens: (N, L) -> (N, L) int64: 1 for what is no padding."""
@@ -144,9 +144,13 @@ def text_config(config: HfTextConfig) -> Any:
 
 def _load(config: HfTextConfig, theirs: Any) -> Any:
     """The network; WeightsError where its files lack anything but what pools."""
-    from transformers import MODEL_MAPPING, T5EncoderModel
+    import transformers
 
-    kind: Any = T5EncoderModel if theirs.model_type == "t5" else MODEL_MAPPING.get(type(theirs))
+    # Parts of whole models, such as SigLIP's, are in no list, but named after their configs.
+    name = f"{type(theirs).__name__.removesuffix('Config')}Model"
+    kind: Any = transformers.MODEL_MAPPING.get(type(theirs), None) or getattr(transformers, name, None)
+    if theirs.model_type == "t5":
+        kind = transformers.T5EncoderModel
     if kind is None or "input_ids" not in inspect.signature(kind.forward).parameters:
         raise UserError(f"text: hf/{config.architecture}: transformers has no text model for {theirs.model_type}")
     if not config.pretrained:
@@ -160,7 +164,7 @@ def _load(config: HfTextConfig, theirs: Any) -> Any:
             missing = sorted(report["missing_keys"])
         if missing:
             raise WeightsError(f"hf/{config.architecture} lacks {len(missing)} keys: {', '.join(missing[:6])}")
-    encodes = getattr(theirs, "is_encoder_decoder", False) and kind is not T5EncoderModel
+    encodes = getattr(theirs, "is_encoder_decoder", False) and kind is not transformers.T5EncoderModel
     return network.get_encoder() if encodes else network
 
 

@@ -147,7 +147,7 @@ class TextTransformer(TextTower):
             raise UserError(f"expected tokens (N, {self.context} or fewer), given {tuple(tokens.shape)}")
         x = self.token_embed(tokens)
         if self.cls_token is not None:
-            x = torch.cat([x, self.cls_token.expand(len(x), 1, -1)], dim=1)
+            x = torch.cat([x, self.cls_token.expand(x.shape[0], 1, -1)], dim=1)
         x = x + self.pos_embed[: x.shape[1]]
         around = Surroundings((1, x.shape[1]), () if self.cls_token is None else (self._mask(tokens),))
         for block in self.blocks:
@@ -157,13 +157,13 @@ class TextTransformer(TextTower):
     def _mask(self, tokens: Tensor) -> Tensor:
         """tokens: (N, L) -> (N, 1, L + 1, L + 1): which of the tokens and the class token each of them sees."""
         real = tokens != self.pad_token
-        mark = real.new_ones(len(tokens), 1)
+        mark = real.new_ones(tokens.shape[0], 1)
         seen = torch.cat([mark, real] if self.shift else [real, mark], dim=1)  # (N, L + 1)
         order = torch.arange(seen.shape[1], device=tokens.device)
         return seen[:, None, None] & (order[:, None] >= order)
 
     def _end(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        return hidden[torch.arange(len(tokens), device=tokens.device), self.ends(tokens)]
+        return hidden[torch.arange(tokens.shape[0], device=tokens.device), self.ends(tokens)]
 
     def ends(self, tokens: Tensor) -> Tensor:
         """tokens: (N, L) -> (N,): where each text ends."""
