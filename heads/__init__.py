@@ -1,8 +1,10 @@
 """Heads: feature maps in, predictions and losses out; importing this package makes every head known by name."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from heads import clip as clip
+from heads import coca as coca
 from heads import deformable_detr as deformable_detr
 from heads import depth_anything as depth_anything
 from heads import detr as detr
@@ -14,11 +16,17 @@ from heads import segformer as segformer
 from heads import smp as smp
 from heads import tasks as tasks
 from heads import upernet as upernet
-from vitdense.contracts import HEADS, Head, Level
+from vitdense.contracts import HEADS, Backbone, Head, Level
 
 __all__ = ["create_head"]
 
 
-def create_head(name: str, levels: tuple[Level, ...], *, num_classes: int | None = None, **options: Any) -> Head:
-    """A head by name for maps of these levels; UserError names an unknown option or levels that can't be used."""
-    return HEADS.create_or_tell(name, {"num_classes": num_classes, **options}).build(tuple(levels))
+def create_head(
+    name: str, features: Sequence[Level] | Backbone, *, num_classes: int | None = None, **options: Any
+) -> Head:
+    """A head by name, for maps of these levels or for a backbone, which heads that read no maps need.
+
+    UserError names an unknown option, or levels or a backbone that can't be used.
+    """
+    config = HEADS.create_or_tell(name, {"num_classes": num_classes, **options})
+    return config.build_for(features) if isinstance(features, Backbone) else config.build(tuple(features))

@@ -1,10 +1,10 @@
 """Pictures and texts in one space: CLIP (https://arxiv.org/abs/2103.00020), SigLIP (https://arxiv.org/abs/2303.15343)."""
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,10 +24,11 @@ from vitdense.contracts import (
     Tokenizer,
 )
 from vitdense.errors import UserError
+from vitdense.layers.locking import rest_where_frozen
 
 SIGLIP = {
-    "loss": "siglip", "temperature": 0.1, "bias": -10.0, "text": {"name": "siglip_text_base"},
-    "image_projection": "none", "text_projection": "affine",
+    "loss": "siglip", "temperature": 0.1, "max_scale": None, "bias": -10.0, "text": {"name": "siglip_text_base"},
+    "dim": 768, "image_projection": "none", "text_projection": "affine",
 }  # fmt: skip
 
 
@@ -35,7 +36,11 @@ SIGLIP = {
 @HEADS.register("siglip", **SIGLIP)
 class ClipConfig(HeadConfig):
     """`dim` is the width of the common space; `temperature` is where it starts, and 1 / temperature stays below
-    `max_scale`. `bias` is what SigLIP adds to its logits at the start, null for none."""
+    `max_scale`, null for no bound. `bias` is what SigLIP adds to its logits at the start, null for none.
+
+    A `locked` tower (https://arxiv.org/abs/2111.07991) is used as it is: all but its last `unlocked_layers` blocks and
+    what comes after them have no gradient and stay in evaluation mode. Projections always learn.
+    """
 
     text: NamedText
     dim: PositiveInt = 512
@@ -46,18 +51,37 @@ class ClipConfig(HeadConfig):
     image_projection: Literal["linear", "none"] = "linear"
     text_projection: Literal["linear", "affine", "none"] = "linear"
     locked: Literal["none", "image", "text"] = "none"
+    unlocked_layers: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.unlocked_layers and self.locked == "none":
+            raise ValueError("unlocked_layers are those of a locked tower: set locked to image or text")
+        return self
 
     def build(self, levels: tuple[Level, ...]) -> Head:
         """Not from levels alone."""
-        raise UserError("head clip reads a backbone's vector, not its maps: build_for(backbone) takes the backbone")
+        raise UserError(
+            f"head {self.preset} reads a backbone's vector, not its maps: give the backbone, as in "
+            f"create_head({self.preset!r}, backbone)"
+        )
 
     def build_for(self, backbone: Backbone) -> "Clip":
         """A head for this backbone's `embed`; UserError where widths can't be brought together."""
-        return Clip(self, backbone.embed_dim)
+        return Clip(self, embed_dim_of(backbone, self))
 
     def tokenizer(self) -> Tokenizer:
         """The text tower's."""
         return self.text.tokens()
+
+
+def embed_dim_of(backbone: Backbone, config: HeadConfig) -> int:
+    """The width of a backbone's vector; UserError for one with an adapter, which only its maps pass through."""
+    if backbone.adapter_config is not None:
+        raise UserError(
+            f"head {config.preset} reads nothing of adapter {backbone.adapter_config.preset}: leave the adapter out"
+        )
+    return backbone.embed_dim
 
 
 class Clip(ContrastiveHead):
@@ -69,20 +93,31 @@ class Clip(ContrastiveHead):
     def __init__(self, config: ClipConfig, embed_dim: int) -> None:
         super().__init__()
         self.num_classes, self.loss, self.max_scale = 0, config.loss, config.max_scale
-        self.frozen_backbone, self.frozen_text = config.locked == "image", config.locked == "text"
-        self._tokenizer = config.text.tokens()
+        self.frozen_backbone = config.locked == "image"
+        self.unlocked_layers = config.unlocked_layers if self.frozen_backbone else 0
+        self._text_config = config.text
         self.text = config.text.build()
-        self.image_proj = _projection(config.image_projection, embed_dim, config.dim, "image")
-        self.text_proj = _projection(config.text_projection, self.text.width, config.dim, "text")
+        self.image_proj = projection(config.image_projection, embed_dim, config.dim, "image")
+        self.text_proj = projection(config.text_projection, self.text.width, config.dim, "text")
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
         self.logit_bias = None if config.bias is None else nn.Parameter(torch.tensor(config.bias))
-        if self.frozen_text:
-            self.text.requires_grad_(False)
+        if config.locked == "text":
+            self.text.lock(config.unlocked_layers)
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The text tower's."""
-        return self._tokenizer
+        """The text tower's; UserError where its files are absent."""
+        return self._text_config.tokens()
+
+    def no_decay(self) -> set[str]:
+        """The text tower's tables."""
+        return {f"text.{name}" for name in self.text.no_decay()}
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for what learns."""
+        super().train(mode)
+        rest_where_frozen(self.text)
+        return self
 
     def encode_image(self, features: list[Tensor]) -> Tensor:
         """[(B, C)] -> (B, D), not normalised."""
@@ -96,13 +131,22 @@ class Clip(ContrastiveHead):
 
     def forward(self, features: list[Tensor], batch: Batch) -> Outputs:
         """[(B, C)] and batch["tokens"] (N, L) -> embeddings of unit length, scale and bias of their products."""
+        self.bound_scale()
+        outputs = {"image_embeddings": F.normalize(self.encode_image(features), dim=-1), **self.scale_and_bias()}
+        if "tokens" in batch:
+            outputs["text_embeddings"] = F.normalize(self.encode_text(batch["tokens"]), dim=-1)
+        return outputs
+
+    def bound_scale(self) -> None:
+        """What the last step made too large goes back to the bound, as in open_clip; a clamp in the graph would stay
+        without gradient there."""
         if self.training and self.max_scale is not None:
             with torch.no_grad():
                 self.logit_scale.clamp_(max=math.log(self.max_scale))
-        outputs = {"image_embeddings": F.normalize(self.encode_image(features), dim=-1)}
-        if "tokens" in batch:
-            outputs["text_embeddings"] = F.normalize(self.encode_text(batch["tokens"]), dim=-1)
-        outputs["logit_scale"] = self.logit_scale.exp()
+
+    def scale_and_bias(self) -> Outputs:
+        """What products of embeddings are multiplied with, and what is added to them, if anything."""
+        outputs = {"logit_scale": self.logit_scale.exp()}
         if self.logit_bias is not None:
             outputs["logit_bias"] = self.logit_bias * 1
         return outputs
@@ -126,13 +170,12 @@ class Clip(ContrastiveHead):
         return [Embeddings(image, own) for image, own in zip(images, torch.split(texts, counts), strict=True)]
 
 
-def _projection(kind: Literal["linear", "affine", "none"], width: int, dim: int, tower: str) -> nn.Module:
+def projection(kind: Literal["linear", "affine", "none"], width: int, dim: int, tower: str) -> nn.Module:
     """From a tower's width to the common one."""
     if kind == "none":
         if width != dim:
-            raise UserError(
-                f"head clip: the {tower} tower is {width} wide and dim is {dim}; set {tower}_projection: linear"
-            )
+            ways = f"set dim: {width} or {tower}_projection: linear"
+            raise UserError(f"the {tower} tower is {width} wide and the common space {dim}: {ways}")
         return nn.Identity()
     layer = nn.Linear(width, dim, bias=kind == "affine")
     nn.init.normal_(layer.weight, std=width**-0.5)

@@ -62,10 +62,13 @@ class Tasks(Head):
         self.loss_weights = {name: task.loss_weight for name, task in config.tasks.items()}
         self.num_classes = max(head.num_classes for head in heads.values())
         self.joint = any(head.joint for head in heads.values())
-        still = [name for name, head in heads.items() if head.frozen_backbone]
-        if still and len(still) < len(heads):
-            raise UserError(f"head {still[0]} keeps the backbone as it is, and the others learn on it: unlock it")
-        self.frozen_backbone = bool(still)
+        asked = {(head.frozen_backbone, head.unlocked_layers): name for name, head in heads.items()}
+        if len(asked) > 1:
+            one, other, *_ = asked.values()
+            raise UserError(
+                f"heads {one} and {other} differ in what of the backbone learns: lock it for both or neither"
+            )
+        ((self.frozen_backbone, self.unlocked_layers),) = asked
 
     @property
     def tasks(self) -> Mapping[str, Head]:

@@ -23,6 +23,7 @@ from vitdense.contracts import (
     Backbone,
     BackboneConfig,
     Batch,
+    ContrastiveHead,
     Head,
     HeadConfig,
     Level,
@@ -37,13 +38,24 @@ ADAPTER_NAMES = [None, *ADAPTERS.names()]
 HEAD_NAMES = [*HEADS.names(), "smp/linknet", "smp/fpn"]
 DEPTH = "depth"
 QUERIES = {"num_queries": 6, "encoder_layers": 1, "decoder_layers": 2}
+TEXT = {"width": 8, "depth": 1, "num_heads": 2, "context": 5, "vocab": 9}
 OPTIONS: dict[str, dict[str, Any]] = {
     "smp/fpn": {"options": {"decoder_pyramid_channels": 8, "decoder_segmentation_channels": 32}},
     "deformable_detr": {"channels": 32, **QUERIES},
     "dino": {"channels": 32, **QUERIES},
     "rtdetr": QUERIES,
     "dfine": QUERIES,
+    "clip": {"text": {"name": "clip_text_nano", **TEXT}, "dim": 8},
+    "siglip": {"text": {"name": "siglip_text_base", **TEXT}, "dim": 8, "image_projection": "linear"},
+    "coca": {
+        "text": {"name": "coca_text_nano", **TEXT},
+        "dim": 8,
+        "num_queries": 3,
+        "decoder_depth": 1,
+        "decoder_heads": 2,
+    },
 }
+TOKENS = torch.tensor([[1, 5, 8, 0, 0], [1, 2, 3, 7, 8]])
 THINGS = Target(boxes=torch.tensor([[5.0, 9.0, 40.0, 60.0], [50.0, 2.0, 90.0, 30.0]]), labels=torch.tensor([0, 3]))
 
 
@@ -104,11 +116,11 @@ FAMILIES = [name for name in families() if of_pictures(name)]
 
 
 @cache
-def levels_of(family: str, adapter: str | None) -> tuple[Level, ...] | str:
-    """The levels, or why the adapter refuses the family."""
+def structure_of(family: str, adapter: str | None) -> Backbone | str:
+    """The backbone without weights, or why the adapter refuses the family."""
     with torch.device("meta"):
         try:
-            return adapted(shrunken(family), adapter).levels
+            return adapted(shrunken(family), adapter)
         except UserError as error:
             return str(error)
 
@@ -116,15 +128,21 @@ def levels_of(family: str, adapter: str | None) -> tuple[Level, ...] | str:
 @cache
 def refusal(head: str, family: str, adapter: str | None) -> str | None:
     """Why a head doesn't take what a family gives through an adapter, or None where it does."""
-    levels = levels_of(family, adapter)
-    if isinstance(levels, str):
-        return levels
+    backbone = structure_of(family, adapter)
+    if isinstance(backbone, str):
+        return backbone
     with torch.device("meta"):
         try:
-            config_of(head).build(levels)
+            config_of(head).build_for(backbone)
         except UserError as error:
             return str(error)
     return None
+
+
+@cache
+def reads_no_maps(head: str) -> bool:
+    """Whether a head refuses every adapter, since nothing of them reaches it."""
+    return "leave the adapter out" in (refusal(head, "vit_nano_patch8", "simple_pyramid") or "")
 
 
 @cache
@@ -143,25 +161,49 @@ def maps_of(family: str, adapter: str | None) -> list[Tensor]:
     return [each.detach() for each in maps]
 
 
+@cache
+def whole_of(family: str) -> dict[str, Tensor]:
+    """The vector and the tokens of two pictures, with a gradient for every parameter that maps alone don't need."""
+    torch.manual_seed(0)
+    backbone = shrunken(family)
+    images = torch.randn(2, 3, *SIZE)
+    vector, (patches, prefix, _) = backbone.embed(images), backbone.tokens(images)
+    assert vector.shape == (2, backbone.embed_dim)
+    torch.autograd.backward([vector.square().mean(), patches.square().mean()])
+    unused = backbone.unused_in_embed()
+    for name, parameter in backbone.named_parameters():
+        assert (parameter.grad is None) == (name in unused), name
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+    return {"vector": vector.detach(), "tokens": torch.cat([prefix, patches], dim=1).detach()}
+
+
 @pytest.mark.parametrize("adapter", ADAPTER_NAMES)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("head", HEAD_NAMES)
 def test_a_head_trains_or_names_an_adapter_that_helps(head: str, family: str, adapter: str | None) -> None:
     error = refusal(head, family, adapter)
     if error is not None:
+        if reads_no_maps(head):
+            assert adapter is not None, error
+            return
         named = [name for name in ADAPTERS.names() if re.search(rf"\b{name}\b", error) and name != adapter]
         if all(refusal(head, family, name) is not None for name in named):
             pytest.fail(f"refused, and no adapter that would help is named: {error}")
         return
-    levels = levels_of(family, adapter)
-    assert not isinstance(levels, str)
-    features = [each.clone().requires_grad_() for each in maps_of(family, adapter)]
+    backbone = structure_of(family, adapter)
+    assert not isinstance(backbone, str)
     config = config_of(head)
-    module = config.build(levels)
-    batch: Batch = {"images": torch.empty(2, 3, *SIZE), "targets": [THINGS, THINGS]}
+    module = config.build_for(backbone)
+    given = maps_of(family, adapter) if module.reads == "maps" else [whole_of(family)[module.reads]]
+    features = [each.clone().requires_grad_() for each in given]
+    batch: Batch = {"images": torch.empty(2, 3, *SIZE), "targets": [THINGS, THINGS], "tokens": TOKENS}
     outputs = module(features, batch)
-    check_output(module, outputs, levels)
-    losses = module.losses(outputs, batch) if module.detects else {"": sum(o.square().mean() for o in outputs.values())}
+    check_output(module, outputs, backbone.levels)
+    losses = (
+        module.losses(outputs, batch)
+        if module.detects or module.joint
+        else {"": sum(o.square().mean() for o in outputs.values())}
+    )
     torch.autograd.backward(list(losses.values()))
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
@@ -170,7 +212,13 @@ def test_a_head_trains_or_names_an_adapter_that_helps(head: str, family: str, ad
 
 
 def check_output(head: Head, outputs: Outputs, levels: tuple[Level, ...]) -> None:
-    """(B, K, h, w) of pixels, a level's cells or quarters; or (B, ..., K), with a class for nothing or without."""
+    """(B, K, h, w) of pixels, a level's cells or quarters; or (B, ..., K), with a class for nothing or without; or
+    embeddings of unit length."""
+    if isinstance(head, ContrastiveHead):
+        for name in ("image_embeddings", "text_embeddings"):
+            assert outputs[name].shape == (2, 8)
+            torch.testing.assert_close(outputs[name].norm(dim=-1), torch.ones(2))
+        return
     given = outputs[head.dense or "logits"]
     if given.ndim == 4:
         sizes = [tuple(math.ceil(n / stride) for n in SIZE) for stride in {1, 2, *(level.stride for level in levels)}]

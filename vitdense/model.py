@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from vitdense.contracts import Backbone, Batch, ContrastiveHead, Detections, Head, Outputs, Predictions
 from vitdense.errors import UserError
 from vitdense.inference import InferenceConfig, infer
+from vitdense.layers.locking import rest_where_frozen
 
 
 class Model(nn.Module):
@@ -35,7 +36,7 @@ class Model(nn.Module):
         for name in unused(backbone, {each.reads for each in head.tasks.values()} or {head.reads}):
             backbone.get_parameter(name).requires_grad_(False)
         if head.frozen_backbone:
-            backbone.requires_grad_(False)
+            _lock(backbone, head.unlocked_layers)
         self.classes = tuple(classes)
         self.palette = tuple(palette)
         self.category_ids = tuple(category_ids)
@@ -58,7 +59,8 @@ class Model(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """images: (B, C, H, W), normalised -> what the head reads of the backbone."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.head.frozen_backbone):
+        learns = self.head.unlocked_layers > 0 or not self.head.frozen_backbone
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             return self.head.look(self.backbone, images)
 
     def alone(self, task: str) -> Self:
@@ -71,7 +73,7 @@ class Model(nn.Module):
         """Training mode for what learns."""
         super().train(mode)
         if self.head.frozen_backbone:
-            self.backbone.eval()
+            rest_where_frozen(self.backbone)
         return self
 
     def encode_image(self, images: Tensor, *, normalize: bool = True) -> Tensor:
@@ -122,6 +124,15 @@ def unused(backbone: Backbone, reads: Set[str]) -> set[str]:
     """Names of parameters that none of what is read ("maps", "vector" or "tokens") needs."""
     idle = [backbone.unused_in_maps() if kind == "maps" else backbone.unused_in_embed() for kind in reads]
     return set.intersection(*idle)
+
+
+def _lock(backbone: Backbone, unlocked_layers: int) -> None:
+    """Nothing of a backbone learns but its last layers, and what comes after them."""
+    if unlocked_layers > backbone.num_layers:
+        raise UserError(f"unlocked_layers is {unlocked_layers}, and the backbone has {backbone.num_layers} layers")
+    for name, parameter in backbone.named_parameters():
+        if backbone.layer_of(name) <= backbone.num_layers - unlocked_layers:
+            parameter.requires_grad_(False)
 
 
 def blank_padding(images: Tensor, extents: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
-from vitdense.contracts import Backbone
+from vitdense.contracts import Backbone, Head
 from vitdense.registry import Config
 
 
@@ -46,15 +46,17 @@ class ScheduleConfig(Config):
 
 
 def parameter_groups(model: nn.Module, backbone: Backbone, config: OptimConfig) -> list[dict[str, Any]]:
-    """Groups of trainable parameters by (rate scale, decay); norms, biases and `backbone.no_decay()` get no decay."""
+    """Groups of trainable parameters by (rate scale, decay); norms, biases and what `no_decay` of backbone and
+    head names get no decay."""
     prefix = next(name for name, module in model.named_modules() if module is backbone) + "."
-    kept = backbone.no_decay()
+    parts = {name: module for name, module in model.named_modules() if isinstance(module, Backbone | Head)}
+    kept = {f"{name}.{own}" for name, module in parts.items() for own in module.no_decay()}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         own = name.removeprefix(prefix) if name.startswith(prefix) else None
-        decays = parameter.ndim > 1 and own not in kept
+        decays = parameter.ndim > 1 and name not in kept
         scale = 1.0 if own is None else config.backbone_lr_scale * _depth_scale(backbone, own, config.layer_decay)
         groups.setdefault((scale, decays), []).append(parameter)
     return [

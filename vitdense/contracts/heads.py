@@ -62,6 +62,8 @@ class Head(nn.Module, ABC):
     """Whether losses compare the pictures of a whole step, so that they can't be summed over parts of it."""
     frozen_backbone: bool = False
     """Whether the backbone is used as it is: no gradient, no training mode."""
+    unlocked_layers: int = 0
+    """How many of the last layers of a frozen backbone learn all the same."""
 
     @property
     def tasks(self) -> Mapping[str, "Head"]:
@@ -89,6 +91,10 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def predict(self, outputs: Outputs, batch: Batch) -> Predictions:
         """Outputs -> one prediction for each picture, at `batch["sizes"]`."""
+
+    def no_decay(self) -> set[str]:
+        """Names of parameters of two or more dimensions that weight decay must leave alone."""
+        return set()
 
     def deploy(self, outputs: Outputs, size: tuple[int, int]) -> Outputs:
         """What a model exported to other runtimes gives for pictures of size (H, W): the output by pixel."""

@@ -15,7 +15,7 @@ from vitdense.layers.rotary import Rotary, rotary_tables, rotate_halves, rotate_
 
 QkvBias = bool | Literal["qv"]
 Relations = Literal["none", "table", "decomposed", "rope_index", "rope_unit"]
-Attending = Relations | Literal["causal"]
+Attending = Relations | Literal["causal", "masked"]
 
 
 class Surroundings(NamedTuple):
@@ -88,6 +88,14 @@ class CausalAttention(Attention):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, around: Surroundings) -> Tensor:
         """q, k, v: (B, heads, N, d) -> (B, heads, N, d)."""
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+class MaskedAttention(Attention):
+    """A token attends to those that a mask lets it see, the first of the tables of its surroundings."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, around: Surroundings) -> Tensor:
+        """q, k, v: (B, heads, N, d), the mask bool, to be broadcast to (B, heads, N, N) -> (B, heads, N, d)."""
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=around.tables[0])
 
 
 class TableAttention(Attention):
@@ -172,6 +180,7 @@ class UnitRotaryAttention(RotaryAttention):
 ATTENTIONS: dict[Attending, type[Attention]] = {
     "none": Attention,
     "causal": CausalAttention,
+    "masked": MaskedAttention,
     "table": TableAttention,
     "decomposed": DecomposedAttention,
     "rope_index": IndexRotaryAttention,
