@@ -48,7 +48,7 @@ class ClipConfig(HeadConfig):
     temperature: PositiveFloat = 0.07
     max_scale: PositiveFloat | None = 100.0
     bias: float | None = None
-    image_projection: Literal["linear", "none"] = "linear"
+    image_projection: Literal["linear", "affine", "none"] = "linear"
     text_projection: Literal["linear", "affine", "none"] = "linear"
     locked: Literal["none", "image", "text"] = "none"
     unlocked_layers: NonNegativeInt = 0

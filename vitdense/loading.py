@@ -18,10 +18,11 @@ def load_model(
 ) -> Model:
     """A trained model in eval mode, from its checkpoint folder (`runs/x/best`) or as others publish it.
 
-    Published are folders that transformers' save_pretrained wrote (UperNet, DPT, DETR and its kin), "hf/<repo>", and
-    files under the names of mmseg's UperNet and of the authors of DPT and the DETRs. `overrides` change the recipe of a
-    checkpoint, such as "inference.mode=sliding", whose EMA weights are taken where the run kept them; a published model
-    has `inference` only.
+    Published are folders that transformers' save_pretrained wrote (UperNet, DPT, DETR and its kin, CLIP and SigLIP),
+    "hf/<repo>", and files under the names of mmseg's UperNet and of the authors of DPT, the DETRs and CLIP; of
+    open_clip folders, files, "open_clip/<model>/<tag>", and with fresh weights "open_clip/<model>". `overrides` change
+    the recipe of a checkpoint, such as "inference.mode=sliding", whose EMA weights are taken where the run kept them; a
+    published model has `inference`, and a file of open_clip's that doesn't say all of itself "architecture=<model>".
     """
     if isinstance(path, str | Path):
         folder = Path(path)
@@ -42,8 +43,10 @@ def load_model(
 
 
 def _is_published(path: str | Path) -> bool:
-    """Whether a path leads to a published model: a name of the hub, a file, a folder of transformers."""
-    return str(path).startswith("hf/") or Path(path).is_file() or (Path(path) / "config.json").is_file()
+    """Whether a path leads to a published model: a library's name, a file, a folder of transformers or open_clip."""
+    if str(path).startswith(("hf/", "open_clip/")) or Path(path).is_file():
+        return True
+    return any((Path(path) / name).is_file() for name in ("config.json", "open_clip_config.json"))
 
 
 def load_state(model: nn.Module, found: checkpoint.Checkpoint, *, averaged: bool) -> None:

@@ -13,11 +13,15 @@ from vitdense.contracts import Backbone, Batch, ContrastiveHead, Detections, Hea
 from vitdense.errors import UserError
 from vitdense.inference import InferenceConfig, infer
 from vitdense.layers.locking import rest_where_frozen
+from vitdense.preprocessing import Preprocess
 
 
 class Model(nn.Module):
     """A backbone under a head; `classes` and `palette` name what the head's indices mean, and `category_ids` are the
-    numbers that the data set has for them."""
+    numbers that the data set has for them. `preprocess` is what the publisher of a contrastive model does to a picture
+    beforehand, where there is one."""
+
+    preprocess: Preprocess | None = None
 
     def __init__(
         self,

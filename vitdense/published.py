@@ -33,7 +33,8 @@ class PaddedModel(Model):
 
     def forward(self, batch: Batch) -> Outputs:
         """batch["images"]: (B, C, H, W) -> the head's outputs by pixel, ceil(H / stride) by ceil(W / stride)."""
-        if self.head.detects:  # what it found needs no cutting, and its network takes pictures of any size
+        # What it found, or one vector, needs no cutting, and its network takes pictures of any size.
+        if self.head.detects or self.head.reads != "maps":
             return super().forward(batch)
         images = self.normalise(batch["images"])
         if "extents" in batch:
@@ -41,7 +42,7 @@ class PaddedModel(Model):
         padded = pad_rows_and_columns(images, self.multiple, channels_last=False)
         lean = batch.get("lean", False) and padded.shape == images.shape
         outputs: Outputs = self.head(self.backbone(padded), {**batch, "images": padded, "lean": lean})
-        if lean or self.head.detects:
+        if lean:
             return outputs
         return {name: _cut(maps, images, padded) for name, maps in outputs.items()}
 
@@ -55,22 +56,25 @@ def _cut(maps: Tensor, images: Tensor, padded: Tensor) -> Tensor:
 
 def build_published(source: str | Path, overrides: Sequence[str] = ()) -> PaddedModel:
     """A published model with its weights, in eval mode; WeightsError names tensors that are missing or left over."""
-    whole = read_whole(source)
+    given = _given(overrides)
+    whole = read_whole(source, given.pop("architecture", None))
+    inference = _inference(given, whole.inference)
     config = BACKBONES.create(whole.backbone, whole.options)
     backbone = fill_backbone(config, whole.read_backbone(config))
     if whole.adapter is not None:
         adapted = AdaptedBackbone(backbone, ADAPTERS.create(whole.adapter.name, whole.adapter.options))
         _fill_part(adapted.adapter, whole.adapter, whole.source)
         backbone = adapted
-    levels = backbone.levels
-    if whole.strides is not None:
-        levels = tuple(replace(level, stride=s) for level, s in zip(levels, whole.strides, strict=True))
-    head = HEADS.create(whole.head.name, whole.head.options).build(levels)
+    chosen = HEADS.create_or_tell(whole.head.name, whole.head.options)
+    if whole.strides is None:
+        head = chosen.build_for(backbone)
+    else:
+        levels = zip(backbone.levels, whole.strides, strict=True)
+        head = chosen.build(tuple(replace(level, stride=stride) for level, stride in levels))
     _fill_part(head, whole.head, whole.source)
-    inference = _inference(overrides, whole.inference)
     palette = make_palette(len(whole.classes))
     model = PaddedModel(backbone, head, classes=whole.classes, palette=palette, inference=inference)
-    model.multiple = whole.multiple
+    model.multiple, model.preprocess = whole.multiple, whole.preprocess
     model.eval()
     return model
 
@@ -83,12 +87,20 @@ def _fill_part(module: torch.nn.Module, part: Part, source: str) -> None:
         raise WeightsError(f"{source} doesn't fit {part.name}: {faults}")
 
 
-def _inference(overrides: Sequence[str], published: Mapping[str, Any]) -> InferenceConfig:
-    """From "inference.mode=sliding" and the like; where a size is among them, none of the publisher's stays."""
+def _given(overrides: Sequence[str]) -> dict[str, Any]:
+    """What can be set of a published model: "inference.mode=sliding" and the like, and "architecture=ViT-H-14"."""
     given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
-    strange = sorted(given.keys() - {"inference"})
+    strange = sorted(given.keys() - {"inference", "architecture"})
     if strange:
-        raise UserError(f"a published model has no recipe: {', '.join(strange)} can't be set, only inference.*")
+        raise UserError(
+            f"a published model has no recipe: {', '.join(strange)} can't be set, only inference.* and, of open_clip's "
+            "files, architecture"
+        )
+    return dict(given)
+
+
+def _inference(given: Mapping[str, Any], published: Mapping[str, Any]) -> InferenceConfig:
+    """As the user set it; where a size is among that, none of the publisher's stays."""
     options: dict[str, Any] = given.get("inference", {})
     if not options.keys() & {"size", "short_side", "long_max"}:
         options = {**published, **options}

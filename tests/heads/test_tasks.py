@@ -144,5 +144,5 @@ def test_two_heads_that_read_captions_are_refused(tmp_path: Path) -> None:
 
 def test_unlocked_and_locked_heads_are_refused(tmp_path: Path) -> None:
     locked: Any = CLIP.replace("dim: 16", "dim: 16, locked: image")
-    with pytest.raises(UserError, match="head captions keeps the backbone as it is"):
+    with pytest.raises(UserError, match="differ on what learns of the backbone"):
         made(recipe_of(tmp_path, clip=locked))

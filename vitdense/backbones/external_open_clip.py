@@ -32,7 +32,7 @@ class OpenClipConfig(ExternalConfig):
         """open_clip's image tower with fresh weights; the text tower is never made."""
         from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
-        described = self._described()
+        described = self.described()
         try:
             vision = CLIPVisionCfg(**{**described["vision_cfg"], **self.config})
         except TypeError as error:
@@ -71,7 +71,7 @@ class OpenClipConfig(ExternalConfig):
         if not any(key.startswith("visual.") for key in state):
             state = {f"visual.{key}": tensor for key, tensor in state.items()}
         projections: tuple[str, ...] = ("visual.proj", "visual.head.")
-        trunk = self._described()["vision_cfg"].get("timm_model_name")
+        trunk = self.described()["vision_cfg"].get("timm_model_name")
         if trunk:
             projections += tuple(f"visual.trunk.{name}" for name in published_by_timm(trunk)[1])
         kept = {key: tensor for key, tensor in state.items() if key.startswith("visual.")}
@@ -84,7 +84,7 @@ class OpenClipConfig(ExternalConfig):
             tuple(key for key in state if key not in kept),
         )
 
-    def _described(self) -> dict[str, Any]:
+    def described(self) -> dict[str, Any]:
         """open_clip's own description of the model."""
         # Imported here: open_clip takes seconds, which our own backbones needn't pay.
         import open_clip
@@ -101,7 +101,7 @@ class OpenClipConfig(ExternalConfig):
         """The published tag that "default" or "open_clip/<model>/<tag>" means, made with this model's activation."""
         from open_clip.pretrained import list_pretrained_tags_by_model
 
-        quick = bool(self._described().get("quick_gelu", False))
+        quick = bool(self.described().get("quick_gelu", False))
         tags = list_pretrained_tags_by_model(self.architecture.replace("/", "-"))
         fitting = [tag for tag in tags if bool(self._published(tag).get("quick_gelu", False)) == quick]
         model, _, tag = source.rpartition("/")

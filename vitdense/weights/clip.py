@@ -37,6 +37,8 @@ OPEN_CLIP = (
     Row("ln_post.*", "norm.*"),
 )
 
+CLIPA = (Row("ln_post.*", "fc_norm.*"), *OPEN_CLIP[:-1])
+
 _LAYER, _QKV = "encoder.layers.{i}", "blocks.{i}.attn.qkv.*"
 ENCODER = (
     Row("embeddings.position_embedding.weight", "pos_embed", change=table),
@@ -71,6 +73,11 @@ def _open_clip(checkpoint: Checkpoint, _: State) -> dict[str, Any]:
         facts["activation"] = "quick_gelu" if network.get("quick_gelu", False) else "gelu"
         facts["num_heads"] = tower.get("width", 768) // tower.get("head_width", 64)
     return facts | {name: tuple(pixels[name]) for name in ("mean", "std") if pixels and name in pixels}
+
+
+def _clipa(checkpoint: Checkpoint, state: State) -> dict[str, Any]:
+    """CLIPA (https://arxiv.org/abs/2305.07017) norms the mean of the patches, and nothing before the blocks."""
+    return {**_open_clip(checkpoint, state), "pre_norm": False, "pool": "mean", "final_norm": "pooled"}
 
 
 def vision_of(checkpoint: Checkpoint) -> Checkpoint:
@@ -134,6 +141,16 @@ _TO_TRANSFORMERS = Export(
 # ---------------------------------------------------------------- dialects
 
 DIALECTS = (
+    Dialect(
+        "open_clip",
+        "clipa",
+        "vit",
+        has=("class_embedding", "conv1.weight", _BLOCK + ".attn.in_proj_weight"),
+        lacks=("ln_pre.weight",),
+        table=CLIPA,
+        left_out=("proj",),
+        options=_clipa,
+    ),
     Dialect(
         "open_clip",
         "clip",

@@ -20,7 +20,7 @@ from vitdense.weights.pickles import read_checkpoint, read_pickled_arrays
 
 WHOLE = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-SETTINGS = ("config.json", "preprocessor_config.json", "open_clip_config.json")
+SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json", "open_clip_config.json")
 RECIPE = "recipe.yaml"
 HUBS = ("hf/", "timm/")
 # What trainers put the tensors into. Averaged weights and teachers come first: they are what is evaluated.
@@ -35,17 +35,19 @@ DAMAGED: tuple[type[Exception], ...] = (*_READERS, *_PICKLES, ArithmeticError, M
 Source = str | Path | Mapping[str, Any]
 
 
-def open_checkpoint(source: Source) -> Checkpoint:
-    """A mapping of tensors, a file, a folder that save_pretrained wrote, "hf/<repo>" or "timm/<model>.<tag>"."""
+def open_checkpoint(source: Source, *, files: tuple[str, ...] = WHOLE) -> Checkpoint:
+    """A mapping of tensors, a file, a folder that save_pretrained wrote, "hf/<repo>" or "timm/<model>.<tag>".
+
+    Of several `files` in a folder the first is read."""
     if isinstance(source, Mapping):
         state, inside = unwrap(source, "the given mapping")
         return Checkpoint(state, f"a mapping{inside}")
     name = str(source)
     if name.startswith(HUBS):
-        return _open_folder(_download(name), name)
+        return _open_folder(_download(name, files), name, files)
     path = Path(source)
     if path.is_dir():
-        return _open_folder(path, name)
+        return _open_folder(path, name, files)
     if path.is_file():
         state, inside = _read_file(path)
         return Checkpoint(state, f"{name}{inside}", **_settings(path.parent if path.name in WHOLE else None))
@@ -93,8 +95,8 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], str]:
     return unwrap(content, str(path))
 
 
-def _open_folder(folder: Path, name: str) -> Checkpoint:
-    for file in WHOLE:
+def _open_folder(folder: Path, name: str, files: tuple[str, ...]) -> Checkpoint:
+    for file in files:
         if (folder / file).is_file():
             state, inside = _read_file(folder / file)
             return Checkpoint(state, f"{name}{inside}", **_settings(folder))
@@ -119,8 +121,10 @@ def _settings(folder: Path | None) -> dict[str, Mapping[str, Any]]:
     found = {name: _read_json(folder / name) for name in SETTINGS if (folder / name).is_file()}
     # What open_clip says stands under names that transformers doesn't use.
     config = found.get("config.json", {}) | found.get("open_clip_config.json", {})
-    preprocessor, recipe = found.get("preprocessor_config.json", {}), _read_recipe(folder / RECIPE)
-    return {"config": config, "preprocessor": preprocessor, "recipe": recipe}
+    # Processors of pictures and texts together hold the former's facts under a name.
+    both = found.get("processor_config.json", {}).get("image_processor") or {}
+    preprocessor = found.get("preprocessor_config.json", both)
+    return {"config": config, "preprocessor": preprocessor, "recipe": _read_recipe(folder / RECIPE)}
 
 
 def _read_recipe(path: Path) -> Mapping[str, Any]:
@@ -145,7 +149,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _download(name: str) -> Path:
+def _download(name: str, files: tuple[str, ...]) -> Path:
     """The local folder of "hf/<owner>/<repo>" or "timm/<model>.<tag>" (published as the repository of that name)."""
     # Imported here: only these sources need the hub's client.
     from huggingface_hub import hf_hub_download
@@ -162,7 +166,7 @@ def _download(name: str) -> Path:
     try:
         for file in SETTINGS:
             fetch(file)
-        for file in WHOLE + SHARDED:
+        for file in files + SHARDED:
             path = fetch(file)
             if path is not None:
                 for shard in _shards(path) if file in SHARDED else []:

@@ -1,30 +1,45 @@
-"""Whole published models, segmentation, depth and detection: which family a folder or file is of."""
+"""Whole published models, segmentation, depth, detection, pictures with texts: which family a folder or file is of."""
 
 from collections.abc import Callable
 from dataclasses import replace
 
-from vitdense.errors import WeightsError
+from vitdense.errors import UserError, WeightsError
 from vitdense.weights.contents import Checkpoint
 from vitdense.weights.dialect import without_wrappers
-from vitdense.weights.opening import Source, open_checkpoint
+from vitdense.weights.opening import WHOLE, Source, open_checkpoint
 from vitdense.weights.whole import (
+    clip,
     deformable_detr,
     depth_anything,
     detr,
     dpt,
     midas,
     mmseg,
+    open_clip,
+    open_clip_names,
     rtdetr,
     rtdetr_original,
+    siglip,
     upernet,
 )
 from vitdense.weights.whole.parts import Whole
 
+# Where open_clip's file lies beside another, that one may hold the picture tower alone.
+FILES = tuple(sorted(WHOLE, key=lambda name: not name.startswith("open_clip")))
 
-def read_whole(source: Source) -> Whole:
-    """A whole model from a folder that transformers' save_pretrained wrote, "hf/<repo>", or a file of an author's."""
-    checkpoint = open_checkpoint(source)
+
+def read_whole(source: Source, architecture: str | None = None) -> Whole:
+    """A whole model from a folder that transformers' save_pretrained wrote, "hf/<repo>", a file of an author's, or
+    open_clip's: a folder, a file, a name. `architecture` is open_clip's name of a file's model, where it has one."""
+    if str(source).startswith(f"{open_clip_names.LIBRARY}/"):
+        checkpoint = open_clip_names.open_named(str(source), architecture)
+    else:
+        checkpoint = open_checkpoint(source, files=FILES)
     checkpoint = replace(checkpoint, state=without_wrappers(checkpoint.state))
+    if open_clip.is_of(checkpoint.state):
+        return open_clip.read(checkpoint, architecture)
+    if architecture is not None:
+        raise UserError(f"{checkpoint.source} is no model of open_clip's: architecture can't be set")
     kinds: dict[str, Callable[[Checkpoint], Whole]] = {
         "upernet": upernet.read,
         "dpt": dpt.read,
@@ -34,6 +49,9 @@ def read_whole(source: Source) -> Whole:
         "rt_detr": rtdetr.read,
         "rt_detr_v2": rtdetr.read,
         "d_fine": rtdetr.read,
+        "clip": clip.read,
+        "siglip": siglip.read,
+        "siglip2": siglip.read_2,
     }
     kind = checkpoint.config.get("model_type")
     if kind in kinds:
@@ -50,6 +68,6 @@ def read_whole(source: Source) -> Whole:
     named = f"a {kind}" if kind is not None else f"of keys that begin with {sorted(checkpoint.state)[:4]}"
     raise WeightsError(
         f"{checkpoint.source} is {named}: whole models that are known here are transformers' {', '.join(kinds)}, "
-        "mmseg's UperNet, the authors' DPT, DETR, Deformable DETR, RT-DETR and D-FINE; "
+        "mmseg's UperNet, the authors' DPT, DETR, Deformable DETR, RT-DETR and D-FINE, and open_clip's; "
         "weights of a backbone go to create_backbone(name, weights=...)"
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vitdense.contracts import BackboneConfig
 from vitdense.errors import WeightsError
+from vitdense.preprocessing import Preprocess
 from vitdense.weights.contents import Checkpoint, Weights
 from vitdense.weights.reading import read_checkpoint
 
@@ -42,7 +43,7 @@ class Whole:
     stand in for the backbone's where its maps have one size, and the publisher's head takes them as they are.
     `multiple` is what its pictures must divide by: other sizes are padded, as they were for nobody's training.
     `left_out` are keys of a head's that no forward pass looks at. `inference` are options of it, which rank below a
-    user's.
+    user's; `preprocess` is what contrastive models are shown of a picture.
     """
 
     source: str
@@ -56,6 +57,7 @@ class Whole:
     classes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     inference: Mapping[str, Any] = field(default_factory=dict)
+    preprocess: Preprocess | None = None
 
     def read_backbone(self, config: BackboneConfig) -> Weights:
         """The backbone's tensors under our names; WeightsError names those that have no place in it."""
