@@ -1,7 +1,7 @@
 """The face of every data set and metric."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -52,6 +52,10 @@ class Samples(Dataset[Sample], ABC):
     @abstractmethod
     def audit(self, *, limit: int | None = None, report: Callable[[str], None] | None = None) -> list[str]:
         """Faults found in the files, each naming file and value; reads at most `limit` masks."""
+
+    def order(self, seed: int, epoch: int) -> Sequence[int] | None:
+        """Every index once, in the order of a training epoch, for what is read best in another one than None: any."""
+        return None
 
 
 class Metric(ABC):

@@ -2,7 +2,9 @@
 
 from vitdense.data import ade20k as ade20k
 from vitdense.data import boxes as boxes
+from vitdense.data import captions as captions
 from vitdense.data import cityscapes as cityscapes
+from vitdense.data import classes as classes
 from vitdense.data import coco_stuff as coco_stuff
 from vitdense.data import folder as folder
 from vitdense.data import rgbd as rgbd

@@ -1,5 +1,6 @@
 """The only decoder: Pillow with a list of allowed formats; pictures become RGB, masks never, damage a DataError."""
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -50,9 +51,12 @@ _TURNS = {
 _LOSSY = ("JPEG", "MPO")
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """The picture as a person sees it: (H, W, 3) RGB, its EXIF orientation applied, 16 bits brought to 8."""
-    return read_shrunken(path, 1).pixels
+def read_image(path: str | Path, content: bytes | None = None) -> NDArray[np.uint8]:
+    """The picture as a person sees it: (H, W, 3) RGB, its EXIF orientation applied, 16 bits brought to 8.
+
+    Of the file, or of its `content`, where `path` is the name that messages give.
+    """
+    return read_shrunken(path, 1, content).pixels
 
 
 class Shrunken(NamedTuple):
@@ -63,11 +67,11 @@ class Shrunken(NamedTuple):
     shrink: int
 
 
-def read_shrunken(path: str | Path, shrink: int) -> Shrunken:
+def read_shrunken(path: str | Path, shrink: int, content: bytes | None = None) -> Shrunken:
     """The picture divided by `shrink` (1, 2, 4, 8) where its decoder does that: a JPEG that needs no turning, for which
     it saves most of the time; any other is read whole.
     """
-    with _opened(path) as image:
+    with _opened(path, content) as image:
         turn = _TURNS.get(_orientation(image))
         width, height = image.size
         if shrink > 1 and image.format == "JPEG" and turn is None and min(width, height) >= shrink:
@@ -108,32 +112,32 @@ def read_depth(path: str | Path, scale: float) -> NDArray[np.float64]:
     return values.astype(np.float64) / scale
 
 
-def read_size(path: str | Path) -> tuple[int, int]:
+def read_size(path: str | Path, content: bytes | None = None) -> tuple[int, int]:
     """(H, W) that reading the file would give, from its header alone."""
-    with _opened(path) as image:
+    with _opened(path, content) as image:
         width, height = image.size
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Image]:
     """An opened picture; whatever fails inside becomes a DataError that names the path and the reason."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are allowed")
             yield image
     except _FAULTS as fault:
-        raise DataError(f"{path}: {_reason(path, fault)}") from None
+        raise DataError(f"{path}: {_reason(path, content, fault)}") from None
 
 
-def _reason(path: str | Path, fault: BaseException) -> str:
+def _reason(path: str | Path, content: bytes | None, fault: BaseException) -> str:
     if isinstance(fault, FileNotFoundError):
         return "no such file"
     if isinstance(fault, IsADirectoryError):
         return "is a folder, not a picture"
     if isinstance(fault, UnidentifiedImageError):
-        empty = Path(path).stat().st_size == 0
+        empty = Path(path).stat().st_size == 0 if content is None else not content
         return "the file is empty" if empty else f"not a picture in a known format ({', '.join(FORMATS)})"
     if isinstance(fault, ValueError):
         return str(fault)

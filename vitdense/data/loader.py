@@ -53,6 +53,7 @@ def train_loader(
         accumulate=accumulate,
         rank=rank,
         world_size=world_size,
+        order=samples.order,
     )
     made = partial(collate, canvas=config.canvas, tokenize=tokenize)
     return Batches(Guarded(samples, config.on_bad_sample, replace=True), sampler, config.workers, made)

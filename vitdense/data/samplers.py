@@ -1,6 +1,6 @@
 """Which samples are read when: streams of (epoch, index) that depend on the seed and the step alone, on no state."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,8 @@ from torch.utils.data import Sampler
 from vitdense.errors import UserError
 
 Key = tuple[int, int]
+Order = Callable[[int, int], Sequence[int] | None]
+"""(seed, epoch) -> the indices of an epoch in the order in which they are read, None for any."""
 
 
 class StepSampler(Sampler[list[Key]]):
@@ -16,7 +18,7 @@ class StepSampler(Sampler[list[Key]]):
     of shuffled epochs, which follow one another without dropping or repeating a sample.
 
     Each step gives `accumulate` lists, of batch_size / (accumulate * world_size) keys; what all ranks read together
-    is the same for every world size. `num_steps` counts from `start_step`.
+    is the same for every world size. `num_steps` counts from `start_step`. `order` is the data's own shuffling.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class StepSampler(Sampler[list[Key]]):
         accumulate: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        order: Order | None = None,
     ) -> None:
         if length < 1:
             raise UserError("the training split has no samples")
@@ -42,6 +45,7 @@ class StepSampler(Sampler[list[Key]]):
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.start_step, self.num_steps = start_step, num_steps
         self.accumulate, self.rank, self.world_size = accumulate, rank, world_size
+        self._given = order
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def __len__(self) -> int:
@@ -68,7 +72,12 @@ class StepSampler(Sampler[list[Key]]):
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if epoch not in self._orders:
             self._orders = {old: order for old, order in self._orders.items() if old >= epoch - 1}
-            self._orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+            given = None if self._given is None else self._given(self.seed, epoch)
+            self._orders[epoch] = (
+                np.random.default_rng([self.seed, epoch]).permutation(self.length)
+                if given is None
+                else np.asarray(given, np.int64)
+            )
         return self._orders[epoch]
 
 

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vitdense.data.phrases import Words, describe
 from vitdense.data.textures import (
     CREAM,
     FAR,
@@ -61,7 +62,7 @@ class Scene:
     """One picture (H, W, 3) uint8 and its labels, of N visible objects from near to far.
 
     semantic (H, W) uint8 indexes CLASSES; instances (N, H, W) bool are the visible parts; labels (N,) int64;
-    boxes (N, 4) float32 are xyxy pixels around the visible parts; depth (H, W) float32 in metres.
+    boxes (N, 4) float32 are xyxy pixels around the visible parts; depth (H, W) float32 in metres; words (N,) name them.
     """
 
     image: NDArray[np.uint8]
@@ -70,14 +71,20 @@ class Scene:
     labels: NDArray[np.int64]
     boxes: Floats
     depth: Floats
-    caption: str
+    words: tuple[Words, ...]
+
+    @property
+    def caption(self) -> str:
+        """A sentence on the nearest two."""
+        return describe(self.words)
 
 
-def render(seed: int, index: int, size: Size, *, stream: int = 0) -> Scene:
-    """Scene `index` of a seed, at (H, W) or a square; `stream` tells splits apart: their pictures share no draw."""
+def render(seed: int, index: int, size: Size, *, stream: int = 0, most: int = 5) -> Scene:
+    """Scene `index` of a seed, at (H, W) or a square, of `most` things or fewer; `stream` tells splits apart: their
+    pictures share no draw."""
     rng = np.random.default_rng([seed, stream, index])
     height, width = both(size)
-    things = draw_things(rng, height, width)
+    things = draw_things(rng, height, width, most=most)
     light = draw_light(rng)
     backdrop, depth = draw_backdrop(rng, height, width)
     picture, owner, depth = paint(backdrop, depth, things, light, mottle(rng, height, width))
@@ -89,11 +96,12 @@ def both(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-def draw_things(rng: np.random.Generator, height: int, width: int, margin: float = -0.04) -> list[Thing]:
-    """Two to five objects, near to far, that may cover each other in part; centres stay `margin` inside the picture."""
+def draw_things(rng: np.random.Generator, height: int, width: int, margin: float = -0.04, most: int = 5) -> list[Thing]:
+    """Two to `most` objects (or one), near to far, that may cover each other in part; centres stay `margin` inside the
+    picture."""
     unit = min(height, width)
     things: list[Thing] = []
-    for _ in range(int(rng.integers(2, 6))):
+    for _ in range(int(rng.integers(min(2, most), most + 1))):
         radius = rng.uniform(0.12, 0.26)
         depth = _SPAN * rng.uniform(0.9, 1.1) / (2 * radius)
         thing = Thing(
@@ -242,25 +250,11 @@ def _label(image: NDArray[np.uint8], owner: NDArray[np.uint8], depth: Floats, th
         labels=kinds[1:][seen].astype(np.int64),
         boxes=np.array([(x, y, x + w, y + h) for x, y, w, h in boxes], np.float32).reshape(-1, 4),
         depth=depth,
-        caption=describe([things[number] for number in seen]),
+        words=tuple(_named(things[number]) for number in seen),
     )
 
 
-def describe(things: list[Thing]) -> str:
-    """The nearest thing, and how the second nearest stands to it."""
-    names = [_name(thing) for thing in things[:2]]
-    if len(names) < 2:
-        return names[0] if names else "hills of paper"
-    near, far = things[:2]
-    across, down = far.x - near.x, far.y - near.y
-    if np.hypot(across, down) < near.radius + far.radius:
-        return f"{names[0]} in front of {names[1]}"
-    if abs(across) > abs(down):
-        return f"{names[0]} to the {'left' if across > 0 else 'right'} of {names[1]}"
-    return f"{names[0]} {'above' if down > 0 else 'below'} {names[1]}"
-
-
-def _name(thing: Thing) -> str:
-    size = "large " if thing.radius > 0.215 else "small " if thing.radius < 0.16 else ""
-    text = f"{size}{thing.fabric.texture} {thing.fabric.colour} {CLASSES[thing.kind]}"
-    return f"an {text}" if text[0] in "aeiou" else f"a {text}"
+def _named(thing: Thing) -> Words:
+    size = "large" if thing.radius > 0.215 else "small" if thing.radius < 0.16 else ""
+    fabric, kind = thing.fabric, CLASSES[thing.kind]
+    return Words(size, fabric.texture, fabric.colour, kind, thing.x, thing.y, thing.radius)

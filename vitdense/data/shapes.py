@@ -44,7 +44,7 @@ class ShapeSamples(Samples):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         number, scene = self.draw(key)
         mask = torch.from_numpy(scene.semantic.astype(np.int16))
-        return Sample(id=f"{self.split}-{number}", image=pixels_of(scene), mask=mask)
+        return Sample(id=f"{self.split}-{number}", image=pixels(scene), mask=mask)
 
     def draw(self, key: tuple[int, int]) -> tuple[int, Scene]:
         """(epoch, index) -> the number of the scene in its stream, and the scene."""
@@ -89,7 +89,7 @@ class ShapeBoxSamples(ShapeSamples):
             target["crowd"] = torch.zeros(len(masks), dtype=torch.bool)
         if self.with_masks:
             target["masks"] = masks
-        return Sample(id=f"{self.split}-{number}", image=pixels_of(scene), target=target)
+        return Sample(id=f"{self.split}-{number}", image=pixels(scene), target=target)
 
     def survey(self, report: Callable[[str], None] | None = None) -> BoxAudit:
         """Counts of the first ones."""
@@ -113,29 +113,9 @@ class ShapeDepthSamples(ShapeSamples):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         number, scene = self.draw(key)
-        return Sample(id=f"{self.split}-{number}", image=pixels_of(scene), depth=torch.from_numpy(scene.depth))
+        return Sample(id=f"{self.split}-{number}", image=pixels(scene), depth=torch.from_numpy(scene.depth))
 
 
-@DATA.register("shapes_captions")
-class ShapesCaptionsConfig(ShapesConfig):
-    """The same pictures with a sentence on the nearest two shapes."""
-
-    def build(self, split: Split) -> "ShapeCaptionSamples":
-        """The samples of a split; nothing is stored, each is drawn when it is asked for."""
-        return ShapeCaptionSamples(self, split)
-
-
-class ShapeCaptionSamples(ShapeSamples):
-    """One caption a picture."""
-
-    classes = ()
-    palette = ()
-
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        number, scene = self.draw(key)
-        return Sample(id=f"{self.split}-{number}", image=pixels_of(scene), captions=[scene.caption])
-
-
-def pixels_of(scene: Scene) -> torch.Tensor:
+def pixels(scene: Scene) -> torch.Tensor:
     """The picture as (3, H, W) uint8."""
     return torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1)))  # (3, H, W)

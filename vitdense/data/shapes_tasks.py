@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 
 from vitdense.contracts import DATA, Sample, Split
-from vitdense.data.shapes import ShapeSamples, ShapesConfig, pixels_of
+from vitdense.data.shapes import ShapeSamples, ShapesConfig, pixels
 
 Task = Literal["masks", "depth", "captions"]
 
@@ -32,7 +32,7 @@ class ShapeTaskSamples(ShapeSamples):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         number, scene = self.draw(key)
-        sample = Sample(id=f"{self.split}-{number}", image=pixels_of(scene))
+        sample = Sample(id=f"{self.split}-{number}", image=pixels(scene))
         if "masks" in self.labels:
             sample["mask"] = torch.from_numpy(scene.semantic.astype(np.int16))
         if "depth" in self.labels:

@@ -1,12 +1,14 @@
 """The stream of samples: whole epochs, resumable from a step number, the same for every number of processes."""
 
+from typing import Any
+
 import pytest
 
 from vitdense.data.samplers import EvalSampler, Key, StepSampler
 from vitdense.errors import UserError
 
 
-def stream(length: int, **options: int) -> list[list[Key]]:
+def stream(length: int, **options: Any) -> list[list[Key]]:
     return list(StepSampler(length, **{"batch_size": 4, "seed": 0, "num_steps": 10, **options}))
 
 
@@ -25,6 +27,12 @@ def test_epochs_have_different_orders() -> None:
     orders = [[index for epoch, index in flat(stream(20, num_steps=10)) if epoch == wanted] for wanted in (0, 1)]
     assert sorted(orders[0]) == sorted(orders[1])
     assert orders[0] != orders[1]
+
+
+def test_an_epoch_is_read_in_the_order_that_the_data_gives() -> None:
+    batches = stream(4, num_steps=3, order=lambda seed, epoch: [3, 1, 0, 2] if epoch == 1 else None)
+    assert [index for _, index in batches[1]] == [3, 1, 0, 2]
+    assert flat(batches[:1] + batches[2:]) == flat([stream(4, num_steps=3)[place] for place in (0, 2)])
 
 
 def test_seeds_have_different_orders() -> None:
