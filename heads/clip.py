@@ -102,7 +102,11 @@ class Clip(ContrastiveHead):
         outputs = {"image_embeddings": F.normalize(self.encode_image(features), dim=-1)}
         if "tokens" in batch:
             outputs["text_embeddings"] = F.normalize(self.encode_text(batch["tokens"]), dim=-1)
-        outputs["logit_scale"] = self.logit_scale.exp()
+        return {**outputs, **self.scale_and_bias()}
+
+    def scale_and_bias(self) -> Outputs:
+        """What products of embeddings are multiplied with, and what is added to them, if anything."""
+        outputs = {"logit_scale": self.logit_scale.exp()}
         if self.logit_bias is not None:
             outputs["logit_bias"] = self.logit_bias * 1
         return outputs

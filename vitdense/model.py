@@ -1,8 +1,8 @@
 """Model: normalise, backbone, head. Plain torch: it runs in a bare script, under torch.compile, autocast and DDP."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,16 @@ from vitdense.contracts import Backbone, Batch, ContrastiveHead, Head, Outputs, 
 from vitdense.errors import UserError
 from vitdense.inference import InferenceConfig, infer
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 
 class Model(nn.Module):
     """A backbone under a head; `classes` and `palette` name what the head's indices mean, and `category_ids` are the
-    numbers that the data set has for them."""
+    numbers that the data set has for them. `preprocess` is what the publisher of a contrastive model does to a picture
+    beforehand, where there is one."""
+
+    preprocess: "Callable[[Image.Image], Image.Image] | None" = None
 
     def __init__(
         self,

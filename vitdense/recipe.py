@@ -26,6 +26,7 @@ from vitdense.errors import RecipeError, UserError
 from vitdense.inference import InferenceConfig
 from vitdense.optim import OptimConfig, ScheduleConfig
 from vitdense.registry import Config, Registry, faults_of, nearest
+from vitdense.zero_shot.config import ZeroShotConfig
 
 C = TypeVar("C", bound=Config)
 COMMAND_LINE = "command line"
@@ -70,6 +71,7 @@ class Recipe(Config):
     optim: OptimConfig
     schedule: ScheduleConfig
     engine: EngineConfig
+    zero_shot: dict[str, ZeroShotConfig] = Field(default_factory=dict)
 
     @property
     def run_dir(self) -> Path:
@@ -84,6 +86,8 @@ class Recipe(Config):
             if config is not None:
                 named = {"name": self.names[section]} if section in self.names else {}
                 sections[section] = named | config.model_dump(mode="json")
+        if self.zero_shot:
+            sections[ZERO_SHOT] = {name: config.written() for name, config in self.zero_shot.items()}
         return str(yaml.safe_dump(sections, sort_keys=False))
 
 
@@ -101,6 +105,7 @@ PLAIN: dict[str, type[Config]] = {
     "engine": EngineConfig,
 }
 SECTIONS = (*NAMED, *PLAIN)
+ZERO_SHOT = "zero_shot"
 DEFAULTS: dict[str, dict[str, Any]] = {"metric": {"name": "miou"}, "inference": {}, "optim": {}, "engine": {}}
 
 
@@ -178,8 +183,9 @@ class _Parser:
 
     def recipe(self, merged: dict[str, Any]) -> Recipe:
         name = merged.pop("name", self.path.stem)
-        for key in merged.keys() - set(SECTIONS):
-            self.fault(key, f"unknown section{nearest(key, SECTIONS)}; allowed: {', '.join(SECTIONS)}")
+        allowed = (*SECTIONS, ZERO_SHOT)
+        for key in merged.keys() - set(allowed):
+            self.fault(key, f"unknown section{nearest(key, allowed)}; allowed: {', '.join(allowed)}")
         sections: dict[str, Any] = {}
         names: dict[str, str] = {}
         for section in SECTIONS:
@@ -195,17 +201,43 @@ class _Parser:
             else:
                 kind = PLAIN[section]
                 sections[section] = self.typed(section, kind, partial(kind.model_validate, dict(given)))
+        zero_shot = self.zero_shot(merged.get(ZERO_SHOT))
         self.cross_check(sections)
         if self.faults:
             count = f"{len(self.faults)} fault{'s' if len(self.faults) > 1 else ''}"
             raise RecipeError(f"{self.path}: {count}\n" + "\n".join(f"  {fault}" for fault in self.faults))
         # model_construct: every section is validated already, and its own class must be kept.
-        return Recipe.model_construct(name=str(name), names=names, **sections)
+        return Recipe.model_construct(name=str(name), names=names, zero_shot=zero_shot, **sections)
 
-    def named(self, section: str, given: dict[str, Any], names: dict[str, str]) -> Config | None:
+    def zero_shot(self, given: object) -> dict[str, ZeroShotConfig]:
+        """Entries of data, templates and classes, by the name that their results bear."""
+        if given is None:
+            return {}
+        if not isinstance(given, dict):
+            self.fault(ZERO_SHOT, f"expected a mapping of names to data, templates and classes, given {given!r}")
+            return {}
+        found = {}
+        for name, entry in given.items():
+            section = f"{ZERO_SHOT}.{name}"
+            if not isinstance(entry, dict) or not isinstance(entry.get("data"), dict):
+                self.fault(section, f"expected {{data: {{name: ...}}, templates: ...}}, given {entry!r}")
+                continue
+            names: dict[str, str] = {}
+            data = self.named(f"{section}.data", dict(entry["data"]), names, DATA)
+            if data is None:
+                continue
+            options = {**entry, "data": data, "data_name": names[f"{section}.data"]}
+            config = self.typed(section, ZeroShotConfig, partial(ZeroShotConfig.model_validate, options))
+            if config is not None:
+                found[str(name)] = config
+        return found
+
+    def named(
+        self, section: str, given: dict[str, Any], names: dict[str, str], registry: Registry[Any] | None = None
+    ) -> Config | None:
         """A section whose `name` a registry knows."""
         name = given.pop("name", None)
-        registry = NAMED[section]
+        registry = registry or NAMED[section]
         if not isinstance(name, str):
             self.fault(f"{section}.name", f"expected the name of a {registry.kind}, given {name!r}")
             return None
@@ -222,7 +254,9 @@ class _Parser:
         try:
             return create()
         except ValidationError as error:
-            for option, message in faults_of(error, kind, also=("name",) if section in NAMED else ()):
+            for option, message in faults_of(
+                error, kind, also=("name",) if section in NAMED or section.endswith(".data") else ()
+            ):
                 self.fault(f"{section}.{option}" if option else section, message)
             return None
 
