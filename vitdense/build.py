@@ -40,6 +40,10 @@ class AdaptedBackbone(Backbone):
         """The backbone's own tokens."""
         return self.backbone.tokens(images)
 
+    def value_tokens(self, images: Tensor) -> Tokens:
+        """The backbone's own."""
+        return self.backbone.value_tokens(images)
+
     def embed(self, images: Tensor) -> Tensor:
         """The backbone's own vector."""
         return self.backbone.embed(images)

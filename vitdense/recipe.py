@@ -5,9 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from vitdense.contracts import (
@@ -25,10 +22,11 @@ from vitdense.contracts import (
 from vitdense.errors import RecipeError, UserError
 from vitdense.inference import InferenceConfig
 from vitdense.optim import OptimConfig, ScheduleConfig
+from vitdense.recipe_files import read_files
 from vitdense.registry import Config, Registry, faults_of, nearest
+from vitdense.zero_shot.config import ZeroShotConfig
 
 C = TypeVar("C", bound=Config)
-COMMAND_LINE = "command line"
 
 
 class EngineConfig(Config):
@@ -70,6 +68,7 @@ class Recipe(Config):
     optim: OptimConfig
     schedule: ScheduleConfig
     engine: EngineConfig
+    zero_shot: dict[str, ZeroShotConfig] = Field(default_factory=dict)
 
     @property
     def run_dir(self) -> Path:
@@ -84,6 +83,8 @@ class Recipe(Config):
             if config is not None:
                 named = {"name": self.names[section]} if section in self.names else {}
                 sections[section] = named | config.model_dump(mode="json")
+        if self.zero_shot:
+            sections[ZERO_SHOT] = {name: config.written() for name, config in self.zero_shot.items()}
         return str(yaml.safe_dump(sections, sort_keys=False))
 
 
@@ -101,71 +102,15 @@ PLAIN: dict[str, type[Config]] = {
     "engine": EngineConfig,
 }
 SECTIONS = (*NAMED, *PLAIN)
+ZERO_SHOT = "zero_shot"
 DEFAULTS: dict[str, dict[str, Any]] = {"metric": {"name": "miou"}, "inference": {}, "optim": {}, "engine": {}}
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe with its `base:` fragments and `key.sub=value` overrides; RecipeError lists every fault of it."""
     path = Path(path)
-    merged, origins = _merge(path, overrides)
+    merged, origins = read_files(path, overrides)
     return _Parser(path, origins).recipe(merged)
-
-
-def _merge(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Fragments left to right, the recipe, the command line; and for every dotted key where it was written."""
-    recipe = _read(path)
-    origins: dict[str, str] = {}
-    layers: list[DictConfig] = []
-    fragments = recipe.pop("base", None) or []
-    for fragment in [fragments] if isinstance(fragments, str) else fragments:
-        file = path.parent / fragment
-        layer = _read(file, named_in=path)
-        if "base" in layer:
-            raise RecipeError(f"{file}: a fragment can't have a `base:` of its own (fragments go one level deep)")
-        layers.append(layer)
-        origins |= _lines(file)
-    layers.append(recipe)
-    origins |= _lines(path)
-    for override in overrides:
-        key, equals, _ = override.partition("=")
-        if not equals or not key:
-            raise RecipeError(f"{COMMAND_LINE}: {override!r} is no override; expected key.sub=value")
-        origins[key] = COMMAND_LINE
-    try:
-        merged = OmegaConf.merge(*layers, OmegaConf.from_dotlist(list(overrides)))
-        plain = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise RecipeError(f"{path}: {str(error).splitlines()[0]}") from error
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}, origins
-
-
-def _read(path: Path, named_in: Path | None = None) -> DictConfig:
-    try:
-        loaded = OmegaConf.load(path)
-    except FileNotFoundError as error:
-        where = f" (named in `base:` of {named_in})" if named_in else ""
-        raise RecipeError(f"no recipe at {path}{where}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, OSError) as error:
-        raise RecipeError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(loaded, DictConfig) or not loaded:
-        raise RecipeError(f"{path}: expected a mapping of sections ({', '.join(SECTIONS)})")
-    return loaded
-
-
-def _lines(path: Path) -> dict[str, str]:
-    """Dotted key -> file:line."""
-    found: dict[str, str] = {}
-
-    def walk(node: yaml.Node | None, prefix: str) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                dotted = f"{prefix}{key.value}"
-                found[dotted] = f"{path}:{key.start_mark.line + 1}"
-                walk(value, f"{dotted}.")
-
-    walk(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader), "")
-    return found
 
 
 class _Parser:
@@ -178,8 +123,9 @@ class _Parser:
 
     def recipe(self, merged: dict[str, Any]) -> Recipe:
         name = merged.pop("name", self.path.stem)
-        for key in merged.keys() - {*SECTIONS, "heads"}:
-            self.fault(key, f"unknown section{nearest(key, SECTIONS)}; allowed: {', '.join((*SECTIONS, 'heads'))}")
+        allowed = (*SECTIONS, "heads", ZERO_SHOT)
+        for key in merged.keys() - set(allowed):
+            self.fault(key, f"unknown section{nearest(key, allowed)}; allowed: {', '.join(allowed)}")
         sections: dict[str, Any] = {}
         names: dict[str, str] = {}
         self.gather_heads(merged)
@@ -196,12 +142,13 @@ class _Parser:
             else:
                 kind = PLAIN[section]
                 sections[section] = self.typed(section, kind, partial(kind.model_validate, dict(given)))
+        zero_shot = self.zero_shot(merged.get(ZERO_SHOT))
         self.cross_check(sections)
         if self.faults:
             count = f"{len(self.faults)} fault{'s' if len(self.faults) > 1 else ''}"
             raise RecipeError(f"{self.path}: {count}\n" + "\n".join(f"  {fault}" for fault in self.faults))
         # model_construct: every section is validated already, and its own class must be kept.
-        return Recipe.model_construct(name=str(name), names=names, **sections)
+        return Recipe.model_construct(name=str(name), names=names, zero_shot=zero_shot, **sections)
 
     def gather_heads(self, merged: dict[str, Any]) -> None:
         """`heads: {task: {name, options, loss_weight, metric}}` as one head of several, with a metric for each."""
@@ -229,10 +176,35 @@ class _Parser:
         if section != "head" or not any(": heads: " in fault for fault in self.faults):
             self.fault(section, "missing section")
 
-    def named(self, section: str, given: dict[str, Any], names: dict[str, str]) -> Config | None:
+    def zero_shot(self, given: object) -> dict[str, ZeroShotConfig]:
+        """Entries of data, templates and classes, by the name that their results bear."""
+        if given is None:
+            return {}
+        if not isinstance(given, dict):
+            self.fault(ZERO_SHOT, f"expected a mapping of names to data, templates and classes, given {given!r}")
+            return {}
+        found = {}
+        for name, entry in given.items():
+            section = f"{ZERO_SHOT}.{name}"
+            if not isinstance(entry, dict) or not isinstance(entry.get("data"), dict):
+                self.fault(section, f"expected {{data: {{name: ...}}, templates: ...}}, given {entry!r}")
+                continue
+            names: dict[str, str] = {}
+            data = self.named(f"{section}.data", dict(entry["data"]), names, DATA)
+            if data is None:
+                continue
+            options = {**entry, "data": data, "data_name": names[f"{section}.data"]}
+            config = self.typed(section, ZeroShotConfig, partial(ZeroShotConfig.model_validate, options))
+            if config is not None:
+                found[str(name)] = config
+        return found
+
+    def named(
+        self, section: str, given: dict[str, Any], names: dict[str, str], registry: Registry[Any] | None = None
+    ) -> Config | None:
         """A section whose `name` a registry knows."""
         name = given.pop("name", None)
-        registry = NAMED[section]
+        registry = registry or NAMED[section]
         if not isinstance(name, str):
             self.fault(f"{section}.name", f"expected the name of a {registry.kind}, given {name!r}")
             return None
@@ -249,7 +221,9 @@ class _Parser:
         try:
             return create()
         except ValidationError as error:
-            for option, message in faults_of(error, kind, also=("name",) if section in NAMED else ()):
+            for option, message in faults_of(
+                error, kind, also=("name",) if section in NAMED or section.endswith(".data") else ()
+            ):
                 self.fault(f"{section}.{option}" if option else section, message)
             return None
 

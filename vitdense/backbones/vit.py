@@ -154,6 +154,22 @@ class ViT(Backbone):
             return normed
         return prefix[:, 0] if self.pool == "cls" else prefix[:, :2].mean(dim=1)
 
+    def value_tokens(self, images: Tensor) -> Tokens:
+        """images: (B, C, H, W), normalised -> patches (B, h * w, C) in the space of `embed`, and prefix.
+
+        Pooled by a class token: the last block's values, as if each token attended to itself alone (MaskCLIP,
+        https://arxiv.org/abs/2112.01071). Pooled by attention: the values of the pool. Pooled by the mean: the tokens,
+        normed as their mean is.
+        """
+        if self.attn_pool is None and self.pool != "mean":
+            x, grid = self._place(self.patch_embed(images))
+            for block, around in zip(self.blocks[:-1], self._survey(grid, x), strict=False):
+                x = self._run(block, x, around)
+            return self._split(self.norm(cast(Block, self.blocks[-1]).unmixed(x)), grid)
+        patches, prefix, grid = self.tokens(images)
+        single = self.fc_norm(patches) if self.attn_pool is None else self.attn_pool.values(patches)
+        return Tokens(single, prefix, grid)
+
     def _survey(self, grid: Grid, tokens: Tensor) -> list[Surroundings]:
         """What each block needs to know about the grid, made once for all blocks of a kind."""
         # A cast, since ModuleList forgets what it holds.

@@ -17,12 +17,13 @@ from vitdense.benchmarking.suite import (
     swin,
     upernet,
     vit,
+    zero_shot,
 )
 from vitdense.errors import UserError
 
 ROWS: dict[str, Row] = {
     row.name: row
-    for rows in (swin, vit, pixels, fusion, upernet, dpt, coco, detr, deformable, rtdetr, boxes_data)
+    for rows in (swin, vit, pixels, fusion, upernet, dpt, coco, detr, deformable, rtdetr, boxes_data, zero_shot)
     for row in rows.ROWS
 }
 

@@ -114,6 +114,14 @@ class Backbone(nn.Module, ABC):
         """images: (B, C, H, W), normalised -> what `forward` and `embed` give, in one pass where that can be."""
         return self(images), self.embed(images)
 
+    def value_tokens(self, images: Tensor) -> Tokens:
+        """images: (B, C, H, W), normalised -> the last layer's tokens, each as `embed` would give it of itself alone.
+
+        They lie in the space of `embed`, so that what was learnt for its vector reads them too. Here they are the
+        normed tokens, of which most networks without a class token take the mean.
+        """
+        return self.tokens(images)
+
     def forward_stages(self, images: Tensor, interaction: Interaction | None = None) -> list[Tokens]:
         """As `forward`, with `interaction` between the stages, giving the tokens that the maps are made of.
 

@@ -115,6 +115,10 @@ class ContrastiveHead(Head):
     def encode_text(self, tokens: Tensor) -> Tensor:
         """tokens: (N, L) int64 -> (N, D), not normalised."""
 
+    @abstractmethod
+    def scale_and_bias(self) -> Outputs:
+        """`logit_scale`, which products of embeddings are multiplied with, and `logit_bias`, if anything is added."""
+
     @property
     @abstractmethod
     def tokenizer(self) -> Tokenizer:

@@ -59,6 +59,13 @@ def read_image(path: str | Path, content: bytes | None = None) -> NDArray[np.uin
     return read_shrunken(path, 1, content).pixels
 
 
+def open_picture(path: str | Path) -> Image.Image:
+    """The picture as its file stores it, in its own mode and not turned, as other libraries' transforms take it."""
+    with _opened(path) as image:
+        image.load()
+        return image.copy()
+
+
 class Shrunken(NamedTuple):
     """pixels (ceil(H / shrink), ceil(W / shrink), 3) of a picture of `size` (H, W)."""
 

@@ -13,6 +13,7 @@ from vitdense import pictures
 from vitdense.contracts import Batch, Metric, Predictions, Samples
 from vitdense.data.loader import Batches, eval_loader
 from vitdense.engine.launch import gather_from_processes, sum_over_processes
+from vitdense.engine.zero_shot import evaluate_zero_shot
 from vitdense.inference import infer
 from vitdense.model import Model
 from vitdense.recipe import Recipe
@@ -28,7 +29,7 @@ def evaluate(
     panels: list[Any] | None = None,
     track: Callable[[Batches], Iterable[Batch]] = iter,
 ) -> tuple[dict[str, float], Metric]:
-    """Metrics of a model on a split, exact over any number of processes.
+    """Metrics of a model on a split, exact over any number of processes; then those of the recipe's `zero_shot`.
 
     Some pictures, evenly spread, go into `panels`; `track` is what shows the progress.
     """
@@ -52,7 +53,7 @@ def evaluate(
     if fabric.world_size > 1:
         metric.reduce(partial(sum_over_processes, fabric))
         metric.gather(partial(gather_from_processes, fabric))
-    return metric.compute(), metric
+    return metric.compute() | evaluate_zero_shot(fabric, model, recipe, limit=limit), metric
 
 
 def _panel(batch: Batch, predictions: Predictions, place: int, model: Model) -> Image.Image | None:

@@ -22,6 +22,7 @@ from vitdense.engine.journal import Journal
 from vitdense.engine.launch import any_process, denormals_flushed, launch, share_batchnorm
 from vitdense.engine.saved import check_sampler, find_checkpoint, sampler_state
 from vitdense.engine.signals import StopOnSignal
+from vitdense.engine.zero_shot import check_zero_shot
 from vitdense.errors import DataError, SaveError, TrainingError
 from vitdense.loading import load_state
 from vitdense.optim import build_optimizer, describe, parameter_groups, set_rate
@@ -68,6 +69,7 @@ class Training:
         torch.manual_seed(recipe.engine.seed)
         seen = self.train_samples
         self.plain = build_model(recipe, seen.classes, seen.palette, seen.category_ids, load_weights=self.found is None)
+        check_zero_shot(recipe, self.plain)
         self.recipe = recipe.model_copy(update={"backbone": self.plain.backbone.config})
         self.groups = parameter_groups(self.plain, self.plain.backbone, recipe.optim)
         self._set_up()

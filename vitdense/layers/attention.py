@@ -77,6 +77,11 @@ class Attention(nn.Module):
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         return F.linear(tokens, self.qkv.weight, bias)
 
+    def values(self, tokens: Tensor) -> Tensor:
+        """tokens: (B, N, C) -> (B, N, C): what `forward` gives where every token attends to itself alone."""
+        out: Tensor = self.proj(self.norm(self._project(tokens).chunk(3, dim=-1)[2]))
+        return out
+
     def mix(self, q: Tensor, k: Tensor, v: Tensor, around: Surroundings) -> Tensor:
         """q, k, v: (B, heads, N, d) -> (B, heads, N, d)."""
         return F.scaled_dot_product_attention(q, k, v)

@@ -89,6 +89,12 @@ class Block(nn.Module):
         out: Tensor = tokens + self.drop_path(self.ls2(normed_mlp(tokens, self.norm2, self.mlp)))
         return out
 
+    def unmixed(self, tokens: Tensor) -> Tensor:
+        """tokens: (B, N, C) -> (B, N, C) where every token attends to itself alone."""
+        tokens = tokens + self.ls1(self.attn.values(self.norm1(tokens)))
+        out: Tensor = tokens + self.ls2(normed_mlp(tokens, self.norm2, self.mlp))
+        return out
+
     def attend(self, tokens: Tensor, around: Surroundings) -> Tensor:
         """tokens: (B, N, C), normed -> (B, N, C)."""
         out: Tensor = self.attn(tokens, around)

@@ -30,3 +30,9 @@ class AttentionPool(nn.Module):
         pooled = pooled + self.mlp(self.norm(pooled))
         out: Tensor = pooled[:, 0]  # (B, C)
         return out
+
+    def values(self, tokens: Tensor) -> Tensor:
+        """tokens: (B, N, C) -> (B, N, C): what `forward` gives of each token alone."""
+        pooled = self.proj(self.kv(tokens).chunk(2, dim=-1)[1])
+        out: Tensor = pooled + self.mlp(self.norm(pooled))
+        return out
