@@ -9,9 +9,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitdense.errors import UserError
-from vitdense.ops.contrastive_strips import Side, Sums, Wanted, softmax_gradients, sum_exponentials, walk_sigmoids
+from vitdense.ops.contrastive_strips import (
+    LINEAR,
+    Side,
+    Sums,
+    Wanted,
+    softmax_gradients,
+    sum_exponentials,
+    walk_sigmoids,
+)
 from vitdense.ops.eager import runs_eagerly
-from vitdense.ops.gathering import count_rows, first_row, gather_rows, greatest_of_all, sum_of_all
+from vitdense.ops.gathering import count_rows, first_row, gather_around, gather_rows, greatest_of_all, sum_of_all
 
 Gradients = tuple[Tensor | None, ...]
 """Of images, texts, scale and bias."""
@@ -96,7 +104,7 @@ def _plain(terms: _Terms, images: Tensor, texts: Tensor, scale: Tensor, bias: Te
     """The loss in torch's own operations, over logits (N, N)."""
     precise = _precise(images, texts)
     counts = count_rows(images)
-    pictures, captions = (_around(rows.to(precise), counts) for rows in (images, texts))
+    pictures, captions = (gather_around(rows.to(precise), counts) for rows in (images, texts))
     logits = scale.to(precise) * pictures @ captions.T  # (N, N)
     own = torch.eye(len(logits), device=logits.device, dtype=torch.bool)
     if terms.same is not None:
@@ -104,19 +112,9 @@ def _plain(terms: _Terms, images: Tensor, texts: Tensor, scale: Tensor, bias: Te
         logits = logits.masked_fill((same[:, None] == same) & ~own, -torch.inf)
     if terms.kind == "clip":
         index = torch.arange(len(logits), device=logits.device)
-        loss = (F.cross_entropy(logits, index) + F.cross_entropy(logits.T, index)) / 2
-    else:
-        logits = logits if bias is None else logits + bias.to(precise)
-        loss = F.softplus(torch.where(own, -logits, logits), threshold=40).sum() / len(logits)
-    return loss if len(counts) == 1 else loss + (len(counts) - 1) * (loss - loss.detach())
-
-
-def _around(rows: Tensor, counts: list[int]) -> Tensor:
-    """The rows of all processes, (N, D), among them these, with their graph."""
-    if len(counts) == 1:
-        return rows
-    everyone, first = gather_rows(rows, counts), first_row(counts)
-    return torch.cat([everyone[:first], rows, everyone[first + len(rows) :]])
+        return (F.cross_entropy(logits, index) + F.cross_entropy(logits.T, index)) / 2
+    logits = logits if bias is None else logits + bias.to(precise)
+    return F.softplus(torch.where(own, -logits, logits), threshold=LINEAR).sum() / len(logits)
 
 
 def _precise(images: Tensor, texts: Tensor) -> torch.dtype:
@@ -173,7 +171,7 @@ class _Meeting:
         return torch.empty_like(self.pictures.rows) if pictures else None, room if captions else None
 
     def softmaxes(self, room: Room) -> tuple[Tensor, Tensor]:
-        """Twice CLIP's losses of these pairs added up would be both cross entropies: their mean, summed, and 0."""
+        """The means of both cross entropies of these pairs, summed, and 0 for the bias, which moves neither."""
         by_image, by_text, pairs = sum_exponentials(self.pictures)
         by_text = _over_processes(by_text)
         total = ((by_image.logarithm() + by_text.part(self.own).logarithm()) / 2 - pairs.double()).sum()

@@ -125,10 +125,10 @@ def walk_sigmoids(side: Side, bias: Tensor, wanted: Wanted | None) -> tuple[Tens
         logits.add_(bias)
         side.own(strip, logits).neg_()
         losses = torch._C._nn.softplus(logits, 1.0, LINEAR, out=spare[: len(logits)])
-        total += losses.sum(dtype=torch.float64)
+        total += losses.sum(dim=1).sum(dtype=torch.float64)
         if wanted is not None:
             gradient = logits.sigmoid_()
             side.own(strip, gradient).neg_()
-            slope += gradient.sum(dtype=torch.float64)
+            slope += gradient.sum(dim=1).sum(dtype=torch.float64)
             wanted.put(side, strip, gradient)
     return total, slope

@@ -35,6 +35,17 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(_exchange(padded), counts, strict=True)])
 
 
+def gather_around(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """As `gather_rows`, but with a gradient to the process's own rows, times the number of processes: the mean over
+    processes, which DDP takes of gradients, is then that of a loss of all rows.
+    """
+    if len(counts) == 1:
+        return rows
+    own = rows.detach() + len(counts) * (rows - rows.detach())
+    everyone, first = gather_rows(rows, counts), first_row(counts)
+    return torch.cat([everyone[:first], own, everyone[first + len(rows) :]])
+
+
 def sum_of_all(numbers: Tensor) -> Tensor:
     """The sum of a tensor over all processes."""
     if count_processes() > 1:
