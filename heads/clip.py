@@ -8,7 +8,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.contrastive.losses import clip_loss, siglip_loss
+from heads.contrastive.losses import clip_loss, distillation_loss, number_texts, siglip_loss
 from heads.contrastive.towers import NamedText
 from vitdense.contracts import (
     HEADS,
@@ -35,7 +35,9 @@ SIGLIP = {
 @HEADS.register("siglip", **SIGLIP)
 class ClipConfig(HeadConfig):
     """`dim` is the width of the common space; `temperature` is where it starts, and 1 / temperature stays below
-    `max_scale`. `bias` is what SigLIP adds to its logits at the start, null for none."""
+    `max_scale`. `bias` is what SigLIP adds to its logits at the start, null for none.
+    `same_captions`: a caption that stands twice in a step counts as a negative of the other's picture, as published, or
+    is left out there."""
 
     text: NamedText
     dim: PositiveInt = 512
@@ -46,6 +48,7 @@ class ClipConfig(HeadConfig):
     image_projection: Literal["linear", "none"] = "linear"
     text_projection: Literal["linear", "affine", "none"] = "linear"
     locked: Literal["none", "image", "text"] = "none"
+    same_captions: Literal["negatives", "ignored"] = "negatives"
 
     def build(self, levels: tuple[Level, ...]) -> Head:
         """Not from levels alone."""
@@ -70,6 +73,7 @@ class Clip(ContrastiveHead):
         super().__init__()
         self.num_classes, self.loss, self.max_scale = 0, config.loss, config.max_scale
         self.frozen_backbone, self.frozen_text = config.locked == "image", config.locked == "text"
+        self.ignores_same = config.same_captions == "ignored"
         self._tokenizer = config.text.tokens()
         self.text = config.text.build()
         self.image_proj = _projection(config.image_projection, embed_dim, config.dim, "image")
@@ -110,14 +114,18 @@ class Clip(ContrastiveHead):
     def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """The picture and the text of a place in the batch belong together, all others don't."""
         compare = clip_loss if self.loss == "clip" else siglip_loss
-        return {
+        losses = {
             f"loss_{self.loss}": compare(
                 outputs["image_embeddings"],
                 outputs["text_embeddings"],
                 outputs["logit_scale"],
                 outputs.get("logit_bias"),
+                same=number_texts(batch["tokens"]) if self.ignores_same else None,
             )
         }
+        if "teacher" in batch:
+            losses["loss_distill"] = batch["teacher"]["weight"] * distillation_loss(outputs, batch["teacher"])
+        return losses
 
     def predict(self, outputs: Outputs, batch: Batch) -> Predictions:
         """Embeddings of each picture and of its captions."""

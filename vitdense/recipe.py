@@ -56,6 +56,13 @@ class EngineConfig(Config):
     log_samples: bool = False
 
 
+class TeacherConfig(Config):
+    """A trained model to learn from: a checkpoint or a published name, and what its term of the loss weighs."""
+
+    model: str
+    weight: NonNegativeFloat = 1.0
+
+
 class Recipe(Config):
     """Everything that one run needs, checked; `names` holds the registry names of the sections that have one."""
 
@@ -70,6 +77,7 @@ class Recipe(Config):
     optim: OptimConfig
     schedule: ScheduleConfig
     engine: EngineConfig
+    teacher: TeacherConfig | None = None
 
     @property
     def run_dir(self) -> Path:
@@ -99,8 +107,10 @@ PLAIN: dict[str, type[Config]] = {
     "optim": OptimConfig,
     "schedule": ScheduleConfig,
     "engine": EngineConfig,
+    "teacher": TeacherConfig,
 }
 SECTIONS = (*NAMED, *PLAIN)
+OPTIONAL = ("adapter", "teacher")
 DEFAULTS: dict[str, dict[str, Any]] = {"metric": {"name": "miou"}, "inference": {}, "optim": {}, "engine": {}}
 
 
@@ -184,7 +194,7 @@ class _Parser:
         names: dict[str, str] = {}
         for section in SECTIONS:
             given = merged.get(section, DEFAULTS.get(section))
-            if given is None and section == "adapter":
+            if given is None and section in OPTIONAL:
                 sections[section] = None
             elif given is None:
                 self.fault(section, "missing section")

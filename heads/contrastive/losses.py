@@ -1,6 +1,7 @@
 """The losses of CLIP (https://arxiv.org/abs/2103.00020) and SigLIP (https://arxiv.org/abs/2303.15343), and what a
 teacher's logits add to them (CLIP-KD, https://arxiv.org/abs/2307.12732)."""
 
+import torch
 from torch import Tensor
 
 from vitdense.contracts import Outputs
@@ -38,13 +39,15 @@ def distillation_loss(outputs: Outputs, teacher: Outputs) -> Tensor:
 
 def _logits(outputs: Outputs, counts: list[int]) -> Tensor:
     """(N, N): rows of images."""
-    images, texts = (gather_around(outputs[f"{kind}_embeddings"].float(), counts) for kind in ("image", "text"))
-    return outputs["logit_scale"].float() * images @ texts.T
+    scale = outputs["logit_scale"]
+    precise = torch.promote_types(scale.dtype, torch.float32)
+    images, texts = (gather_around(outputs[f"{kind}_embeddings"].to(precise), counts) for kind in ("image", "text"))
+    return scale * images @ texts.T
 
 
 def number_texts(tokens: Tensor) -> Tensor:
     """tokens: (N, L) int64, behind the end 0 or nothing -> (N,) int64, equal for equal texts: sums of token times a
     factor for its place, modulo 2**64; two texts that differ meet by a chance of about 1 to 2**63."""
-    places = tokens.new_tensor(range(1, tokens.shape[1] + 1))
+    places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
     factors = (places * 0x9E3779B97F4A7C1 ^ 0x2545F4914F6CDD1D) * 0x5851F42D4C957F2D | 1
     return (tokens * factors).sum(dim=1)

@@ -118,7 +118,7 @@ def softmax_gradients(side: Side, by_row: Sums, by_column: Sums, wanted: Wanted)
 
 
 def walk_sigmoids(side: Side, bias: Tensor, wanted: Wanted | None) -> tuple[Tensor, Tensor]:
-    """The sum of the losses of yes or no, and its gradient by the bias, () in float64; other gradients go to `wanted`."""
+    """The sum of the losses of yes or no, and its gradient by the bias, () in float64; others go to `wanted`."""
     total, slope = torch.zeros(2, dtype=torch.float64, device=side.rows.device)
     spare = side.rows.new_empty(min(side.height, len(side.rows)), len(side.columns))
     for strip, logits in side.strips():

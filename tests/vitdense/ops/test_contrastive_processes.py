@@ -36,7 +36,7 @@ def _given() -> list[Tensor]:
 
 def _distilled(images: Tensor, texts: Tensor, scale: Tensor, _: Tensor, *teacher: Tensor) -> Tensor:
     own: Outputs = {"image_embeddings": images, "text_embeddings": texts, "logit_scale": scale}
-    theirs: Outputs = dict(zip(own, (*teacher, torch.tensor(20.0)), strict=True))
+    theirs: Outputs = dict(zip(own, (*teacher, torch.tensor(20.0).double()), strict=True))
     return distillation_loss(own, theirs)
 
 
