@@ -8,7 +8,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.contrastive.losses import clip_loss, siglip_loss
+from heads.contrastive.losses import clip_loss, distillation_loss, number_texts, siglip_loss
 from heads.contrastive.towers import NamedText
 from vitdense.contracts import (
     HEADS,
@@ -40,6 +40,9 @@ class ClipConfig(HeadConfig):
 
     A `locked` tower (https://arxiv.org/abs/2111.07991) is used as it is: all but its last `unlocked_layers` blocks and
     what comes after them have no gradient and stay in evaluation mode. Projections always learn.
+
+    `same_captions`: a caption that stands twice in a step counts as a negative of the other's picture, as published, or
+    is left out there.
     """
 
     text: NamedText
@@ -52,6 +55,7 @@ class ClipConfig(HeadConfig):
     text_projection: Literal["linear", "affine", "none"] = "linear"
     locked: Literal["none", "image", "text"] = "none"
     unlocked_layers: NonNegativeInt = 0
+    same_captions: Literal["negatives", "ignored"] = "negatives"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -96,6 +100,7 @@ class Clip(ContrastiveHead):
         self.frozen_backbone = config.locked == "image"
         self.unlocked_layers = config.unlocked_layers if self.frozen_backbone else 0
         self._text_config = config.text
+        self.ignores_same = config.same_captions == "ignored"
         self.text = config.text.build()
         self.image_proj = projection(config.image_projection, embed_dim, config.dim, "image")
         self.text_proj = projection(config.text_projection, self.text.width, config.dim, "text")
@@ -154,14 +159,18 @@ class Clip(ContrastiveHead):
     def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """The picture and the text of a place in the batch belong together, all others don't."""
         compare = clip_loss if self.loss == "clip" else siglip_loss
-        return {
+        losses = {
             f"loss_{self.loss}": compare(
                 outputs["image_embeddings"],
                 outputs["text_embeddings"],
                 outputs["logit_scale"],
                 outputs.get("logit_bias"),
+                same=number_texts(batch["tokens"]) if self.ignores_same else None,
             )
         }
+        if "teacher" in batch:
+            losses["loss_distill"] = batch["teacher"]["weight"] * distillation_loss(outputs, batch["teacher"])
+        return losses
 
     def predict(self, outputs: Outputs, batch: Batch) -> Predictions:
         """Embeddings of each picture and of its captions."""

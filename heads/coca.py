@@ -106,7 +106,7 @@ class Coca(Clip):
         logits = outputs["caption_logits"].flatten(0, 1)
         found = super().losses(outputs, batch)
         found["loss_caption"] = F.cross_entropy(logits, targets, ignore_index=self.text.pad_token)
-        return {name: loss * self.weights[name] for name, loss in found.items()}
+        return {name: loss * self.weights.get(name, 1.0) for name, loss in found.items()}
 
     @torch.no_grad()
     def caption_tokens(self, features: list[Tensor], max_length: int | None = None) -> Tensor:

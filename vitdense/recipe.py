@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import yaml
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from vitdense.contracts import (
@@ -54,6 +55,13 @@ class EngineConfig(Config):
     log_samples: bool = False
 
 
+class TeacherConfig(Config):
+    """A trained model to learn from: a checkpoint or a published name, and what its term of the loss weighs."""
+
+    model: str
+    weight: NonNegativeFloat = 1.0
+
+
 class Recipe(Config):
     """Everything that one run needs, checked; `names` holds the registry names of the sections that have one."""
 
@@ -68,6 +76,7 @@ class Recipe(Config):
     optim: OptimConfig
     schedule: ScheduleConfig
     engine: EngineConfig
+    teacher: TeacherConfig | None = None
     zero_shot: dict[str, ZeroShotConfig] = Field(default_factory=dict)
 
     @property
@@ -100,9 +109,11 @@ PLAIN: dict[str, type[Config]] = {
     "optim": OptimConfig,
     "schedule": ScheduleConfig,
     "engine": EngineConfig,
+    "teacher": TeacherConfig,
 }
 SECTIONS = (*NAMED, *PLAIN)
 ZERO_SHOT = "zero_shot"
+OPTIONAL = ("adapter", "teacher")
 DEFAULTS: dict[str, dict[str, Any]] = {"metric": {"name": "miou"}, "inference": {}, "optim": {}, "engine": {}}
 
 
@@ -131,7 +142,7 @@ class _Parser:
         self.gather_heads(merged)
         for section in SECTIONS:
             given = merged.get(section, DEFAULTS.get(section))
-            if given is None and section == "adapter":
+            if given is None and section in OPTIONAL:
                 sections[section] = None
             elif given is None:
                 self.missing(section)

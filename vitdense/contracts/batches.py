@@ -93,8 +93,9 @@ class Batch(TypedDict, total=False):
     """images (B, C, H, W), uint8 or floats in [0, 1]; masks (B, H, W); depth (B, H, W) in metres, 0 where unknown;
     targets: the things in each picture; labels: (B,) int64; captions: those of each picture, and tokens (N, L) int64 of
     all N of them, picture by picture, as the head's tokenizer makes them; extents: (B, 2) int64, (h, w) of each picture
-    at the top left of images that are padded, absent where none is; sizes: (H, W) of predictions; lean: only the head
-    itself reads its outputs, at the pictures' size: any will do."""
+    at the top left of images that are padded, absent where none is; teacher: what the model learnt from makes of
+    them, and its `weight` (); sizes: (H, W) of predictions; lean: only the head itself reads its outputs, at the
+    pictures' size: any will do."""
 
     ids: list[str]
     images: Tensor
@@ -106,6 +107,7 @@ class Batch(TypedDict, total=False):
     labels: Tensor
     captions: list[list[str]]
     tokens: Tensor
+    teacher: Outputs
     sizes: list[tuple[int, int]]
     skipped: list[str]
 

@@ -1,10 +1,12 @@
 """Processes and devices: Fabric for a recipe, and what all processes must agree on."""
 
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
@@ -74,6 +76,18 @@ def gather_from_processes(fabric: Fabric, rows: Tensor) -> Tensor:
     padded[: len(rows)] = rows
     parts = gather(padded).view(-1, *padded.shape)
     return torch.cat([part[:number] for part, number in zip(parts, numbers, strict=True)])
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """A seed of its own for every (seed, step, process)."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def peak_bytes() -> int:
+    """Most memory held so far: the GPU's where there is one, else this process's."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def share_batchnorm(fabric: Fabric, model: M) -> M:

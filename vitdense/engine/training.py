@@ -1,6 +1,5 @@
 """Training: one explicit, step-based loop on Lightning Fabric, resumable bit for bit."""
 
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -8,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
 
@@ -18,10 +16,12 @@ from vitdense.contracts import Batch
 from vitdense.data.loader import train_loader
 from vitdense.engine.averages import Averages
 from vitdense.engine.evaluation import evaluate, to_device
+from vitdense.engine.gradients import learn_step
 from vitdense.engine.journal import Journal
-from vitdense.engine.launch import any_process, denormals_flushed, launch, share_batchnorm
+from vitdense.engine.launch import any_process, denormals_flushed, launch, peak_bytes, share_batchnorm, step_seed
 from vitdense.engine.saved import check_sampler, find_checkpoint, sampler_state
 from vitdense.engine.signals import StopOnSignal
+from vitdense.engine.teaching import Teacher
 from vitdense.engine.zero_shot import check_zero_shot
 from vitdense.errors import DataError, SaveError, TrainingError
 from vitdense.loading import load_state
@@ -71,6 +71,7 @@ class Training:
         self.plain = build_model(recipe, seen.classes, seen.palette, seen.category_ids, load_weights=self.found is None)
         check_zero_shot(recipe, self.plain)
         self.recipe = recipe.model_copy(update={"backbone": self.plain.backbone.config})
+        self.teacher = None if recipe.teacher is None else Teacher(recipe.teacher, fabric, self.plain.head)
         self.groups = parameter_groups(self.plain, self.plain.backbone, recipe.optim)
         self._set_up()
         self.step = self._restore()
@@ -124,7 +125,7 @@ class Training:
     def run(self, until: int) -> FitResult:
         """Steps up to `until`, with evaluation, checkpoints and records on the way."""
         engine = self.recipe.engine
-        batches = self._batches(until)
+        batches = self._ready(self._batches(until))
         self.seconds: dict[str, list[float]] = {"step": [], "evaluation": [], "save": []}
         total, stopped = self.recipe.schedule.steps, False
         with (
@@ -149,7 +150,7 @@ class Training:
                     self._save(required=last, evaluated=evaluate_now)
                     self.window = Averages(self.step)
         seconds = {name: min(values) for name, values in self.seconds.items() if values}
-        return FitResult(self.step, self.metrics, stopped, self.recipe.run_dir, seconds, _peak_bytes())
+        return FitResult(self.step, self.metrics, stopped, self.recipe.run_dir, seconds, peak_bytes())
 
     @property
     def _first(self) -> bool:
@@ -174,19 +175,11 @@ class Training:
     def _train_step(self, batches: Iterator[Batch]) -> None:
         """One optimizer step. Its random numbers depend on (seed, step, process) alone, so a resume repeats them."""
         engine, start = self.recipe.engine, time.perf_counter()
-        torch.manual_seed(_step_seed(engine.seed, self.step, self.fabric.global_rank))
+        torch.manual_seed(step_seed(engine.seed, self.step, self.fabric.global_rank))
         self.model.train()
         rate = set_rate(self.optimizer, self.recipe.optim, self.recipe.schedule, self.step)
-        ids = []
-        for micro in range(engine.accumulate):
-            batch = to_device(next(batches), self.fabric.device)
-            ids.append(batch["ids"])
-            with self.fabric.no_backward_sync(self.model, enabled=micro + 1 < engine.accumulate):
-                outputs = self.model({**batch, "lean": True})
-                losses = self.plain.head.losses(outputs, batch)
-                loss = torch.stack([*losses.values()]).sum()
-                self.fabric.backward(loss / engine.accumulate)
-            self.window.add({"loss": loss, **losses}, batch["ids"], len(batch.get("skipped", [])))
+        parts, head = engine.accumulate, self.plain.head
+        ids = learn_step(self.fabric, self.model, head, batches, parts, self.window, compiled=engine.compile)
         if engine.clip:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=engine.clip, error_if_nonfinite=False)
         self.optimizer.step()
@@ -199,6 +192,12 @@ class Training:
         self.rate = rate
         self.journal.advance(self.step)
         self.seconds["step"].append(time.perf_counter() - start)
+
+    def _ready(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Batches on the device, with what the teacher makes of them."""
+        for batch in batches:
+            moved = to_device(batch, self.fabric.device)
+            yield moved if self.teacher is None else self.teacher.teach(moved)
 
     def _log(self) -> None:
         """Write the window down and start the next one."""
@@ -279,15 +278,3 @@ class Training:
         samples, metrics = self.train_samples, self.metrics if evaluated else {}
         named = {"classes": list(samples.classes), "category_ids": list(samples.category_ids)}
         return {"metrics": metrics, **named, "palette": [list(colour) for colour in samples.palette]}
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    """A seed of its own for every (seed, step, process)."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _peak_bytes() -> int:
-    """Most memory held so far: the GPU's where there is one, else this process's."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
