@@ -72,27 +72,18 @@ class ClipConfig(HeadConfig):
 
     def build_for(self, backbone: Backbone) -> "Clip":
         """A head for this backbone's `embed`; UserError where widths can't be brought together."""
-        return Clip(self, embed_dim_of(backbone, self))
+        return Clip(self, backbone.embed_dim)
 
     def tokenizer(self) -> Tokenizer:
         """The text tower's."""
         return self.text.tokens()
 
 
-def embed_dim_of(backbone: Backbone, config: HeadConfig) -> int:
-    """The width of a backbone's vector; UserError for one with an adapter, which only its maps pass through."""
-    if backbone.adapter_config is not None:
-        raise UserError(
-            f"head {config.preset} reads nothing of adapter {backbone.adapter_config.preset}: leave the adapter out"
-        )
-    return backbone.embed_dim
-
-
 class Clip(ContrastiveHead):
     """The backbone's vector and the text tower's, projected -> `image_embeddings` (B, D), `text_embeddings` (N, D),
     both of unit length, `logit_scale` and, where there is one, `logit_bias`."""
 
-    reads = "vector"
+    reads: Literal["maps", "vector", "tokens"] = "vector"
 
     def __init__(self, config: ClipConfig, embed_dim: int) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.clip import Clip, ClipConfig, embed_dim_of
+from heads.clip import Clip, ClipConfig
 from heads.contrastive.captioning import CaptionDecoder, QueryPool
 from heads.contrastive.text_transformer import TextTransformer, TextTransformerConfig
 from heads.contrastive.tokenizers import TrimmedTokenizer
@@ -44,7 +44,7 @@ class CocaConfig(ClipConfig):
 
     def build_for(self, backbone: Backbone) -> "Coca":
         """A head for this backbone's `tokens`; UserError where widths can't be brought together."""
-        return Coca(self, embed_dim_of(backbone, self))
+        return Coca(self, backbone.embed_dim)
 
     def decoder(self) -> CaptionDecoder:
         """A decoder for the text tower's states."""

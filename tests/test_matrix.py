@@ -31,11 +31,13 @@ from vitdense.contracts import (
     Target,
 )
 from vitdense.errors import UserError
+from vitdense.model import Model
 from vitdense.registry import Config
 
 SIZE, CLASSES = (75, 98), 5
 ADAPTER_NAMES = [None, *ADAPTERS.names()]
-HEAD_NAMES = [*HEADS.names(), "smp/linknet", "smp/fpn"]
+SEVERAL = "tasks"  # others side by side
+HEAD_NAMES = [*(name for name in HEADS.names() if name != SEVERAL), "smp/linknet", "smp/fpn"]
 DEPTH = "depth"
 QUERIES = {"num_queries": 6, "encoder_layers": 1, "decoder_layers": 2}
 TEXT = {"width": 8, "depth": 1, "num_heads": 2, "context": 5, "vocab": 9}
@@ -133,7 +135,7 @@ def refusal(head: str, family: str, adapter: str | None) -> str | None:
         return backbone
     with torch.device("meta"):
         try:
-            config_of(head).build_for(backbone)
+            Model(backbone, config_of(head).build_for(backbone))
         except UserError as error:
             return str(error)
     return None

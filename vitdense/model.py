@@ -36,8 +36,12 @@ class Model(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        reads = {each.reads for each in head.tasks.values()} or {head.reads}
+        if backbone.adapter_config is not None and "maps" not in reads:
+            adapter = backbone.adapter_config.preset
+            raise UserError(f"{type(head).__name__} reads nothing of adapter {adapter}: leave the adapter out")
         # What serves only what the head doesn't read gets no gradient, which DDP would take for an error.
-        for name in unused(backbone, {each.reads for each in head.tasks.values()} or {head.reads}):
+        for name in unused(backbone, reads):
             backbone.get_parameter(name).requires_grad_(False)
         if head.frozen_backbone:
             _lock(backbone, head.unlocked_layers)

@@ -87,10 +87,10 @@ class Preprocess:
             before = [(lack + (self.like == "transformers")) // 2 for lack in lacking]
             after = [lack - first for lack, first in zip(lacking, before, strict=True)]
             picture = pad(picture, [*before, *after], fill=self.fill)
-        top, left = picture.height - height, picture.width - width
-        if self.like == "transformers":
-            return crop(picture, top // 2, left // 2, height, width)
-        return crop(picture, round(top / 2), round(left / 2), height, width)
+        over = (picture.height - height, picture.width - width)
+        top, left = (n // 2 if self.like == "transformers" else round(n / 2) for n in over)
+        cut: Image.Image = crop(picture, top, left, height, width)
+        return cut
 
 
 def _on_white(picture: "Image.Image") -> "Image.Image":

@@ -145,7 +145,7 @@ class TextTransformer(TextTower):
         """tokens: (N, L) -> (N, L, width), not normed; behind them the class token, if there is one."""
         if tokens.ndim != 2 or tokens.shape[1] > self.context:
             raise UserError(f"expected tokens (N, {self.context} or fewer), given {tuple(tokens.shape)}")
-        x = self.token_embed(tokens)
+        x: Tensor = self.token_embed(tokens)
         if self.cls_token is not None:
             x = torch.cat([x, self.cls_token.expand(x.shape[0], 1, -1)], dim=1)
         x = x + self.pos_embed[: x.shape[1]]

@@ -23,8 +23,8 @@ from vitdense.weights import clip as clip_names
 from vitdense.weights import siglip as siglip_names
 
 TYPES = [torch.float32, torch.float64]
-VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8, "image_size": 24, "mlp_ratio": 4.0}
-PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # pictures as they are, for all of them
+VIT: Any = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8, "image_size": 24, "mlp_ratio": 4.0}
+PLAIN: Any = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # pictures as they are, for all of them
 TEXT = {"width": 48, "depth": 2, "num_heads": 3, "context": 11, "vocab": 99}
 SIGLIP_TEXT = {"name": "siglip_text_base", **TEXT, "width": 32, "num_heads": 2}
 
@@ -332,8 +332,8 @@ def test_levels_alone_are_not_enough() -> None:
 
 def test_an_adapter_would_not_be_used() -> None:
     tower = create_backbone("vit_nano_patch8", adapter="simple_pyramid")
-    with pytest.raises(UserError, match="head clip reads nothing of adapter simple_pyramid: leave the adapter out"):
-        create_head("clip", tower, text=NANO)
+    with pytest.raises(UserError, match="Clip reads nothing of adapter simple_pyramid: leave the adapter out"):
+        Model(tower, create_head("clip", tower, text=NANO))
 
 
 def test_open_clips_tokenizer_is_at_hand() -> None:

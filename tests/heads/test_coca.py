@@ -17,7 +17,7 @@ from vitdense.model import Model
 from vitdense.optim import OptimConfig, parameter_groups
 from vitdense.weights.clip import OPEN_CLIP
 
-VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8, "image_size": 24, "mlp_ratio": 4.0}
+VIT: Any = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8, "image_size": 24, "mlp_ratio": 4.0}
 TEXT = {"name": "coca_text_nano", "width": 48, "depth": 2, "num_heads": 3, "context": 11, "vocab": 99}
 CHOSEN = {"dim": 48, "num_queries": 5, "pool_heads": 4, "decoder_depth": 2, "decoder_heads": 6}
 
@@ -39,7 +39,7 @@ def theirs(*, quick_gelu: bool = False) -> CoCa:
 
 
 def ours(activation: str = "gelu", **options: Any) -> Model:
-    plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    plain: Any = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     backbone = create_backbone("clip_base_patch32", **VIT, **plain, activation=activation)
     return Model(
         backbone, create_head("coca", backbone, **{**CHOSEN, "text": {**TEXT, "activation": activation}, **options})
@@ -110,7 +110,7 @@ def test_it_is_open_clips(copying: Any, activation: str, dtype: torch.dtype) -> 
     assert list(losses) == ["loss_clip", "loss_caption"]
     for found, loss in zip(losses.values(), wanted, strict=True):
         copying.assert_same(found, loss)
-    torch.autograd.backward([sum(wanted), sum(losses.values())])  # type: ignore[list-item]
+    torch.autograd.backward([sum(wanted), sum(losses.values())])
     copying.assert_same_gradients(reference, model, names)
 
 

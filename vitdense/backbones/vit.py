@@ -166,9 +166,9 @@ class ViT(Backbone):
             for block, around in zip(self.blocks[:-1], self._survey(grid, x), strict=False):
                 x = self._run(block, x, around)
             return self._split(self.norm(cast(Block, self.blocks[-1]).unmixed(x)), grid)
-        patches, prefix, grid = self.tokens(images)
-        single = self.fc_norm(patches) if self.attn_pool is None else self.attn_pool.values(patches)
-        return Tokens(single, prefix, grid)
+        tokens = self.tokens(images)
+        read = self.fc_norm if self.attn_pool is None else self.attn_pool.values
+        return tokens._replace(patches=read(tokens.patches))
 
     def _survey(self, grid: Grid, tokens: Tensor) -> list[Surroundings]:
         """What each block needs to know about the grid, made once for all blocks of a kind."""

@@ -197,9 +197,15 @@ class _Meeting:
         """The gradient by the scale, (): logits are scale * products, whose gradients went into the room."""
         images, texts = room
         if images is not None:
-            return torch.linalg.vecdot(self.pictures.rows, images).sum()
+            return _inner(self.pictures.rows, images)
         assert texts is not None
-        return torch.linalg.vecdot(self.captions.rows, texts).sum()
+        return _inner(self.captions.rows, texts)
+
+
+def _inner(rows: Tensor, others: Tensor) -> Tensor:
+    """(N, D) twice -> the sum of all products."""
+    found: Tensor = torch.linalg.vecdot(rows, others).sum()
+    return found
 
 
 def _over_processes(by_text: Sums) -> Sums:

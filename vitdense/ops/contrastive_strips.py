@@ -124,7 +124,7 @@ def walk_sigmoids(side: Side, bias: Tensor, wanted: Wanted | None) -> tuple[Tens
     for strip, logits in side.strips():
         logits.add_(bias)
         side.own(strip, logits).neg_()
-        losses = torch._C._nn.softplus(logits, 1.0, LINEAR, out=spare[: len(logits)])
+        losses = torch._C._nn.softplus(logits, 1.0, LINEAR, out=spare[: len(logits)])  # type: ignore[call-arg]
         total += losses.sum(dim=1).sum(dtype=torch.float64)
         if wanted is not None:
             gradient = logits.sigmoid_()

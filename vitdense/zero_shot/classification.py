@@ -119,11 +119,11 @@ def score_templates(
     words = [word for each in classes for word in each.words]
     texts = [fill(template, word) for template in prompts.templates for word in words]
     found = text_embeddings(model, head.tokenizer, texts, device=device).float().cpu()
-    found = found.unflatten(0, (len(prompts.templates), len(words)))  # (T, W, D)
+    found = found.view(len(prompts.templates), len(words), -1)  # (T, W, D)
     names, counts = tuple(each.name for each in classes), [len(each.words) for each in classes]
 
     def worth(name: str, chosen: Tensor) -> TemplateScore:
-        of_class = [part.flatten(0, 1).mean(0) for part in chosen.split(counts, dim=1)]
+        of_class = [part.flatten(0, 1).mean(0) for part in torch.split(chosen, counts, dim=1)]
         weights = torch.nn.functional.normalize(torch.stack(of_class), dim=-1)
         metric = Accuracy(names)
         metric.update(list(embeddings @ weights.T), {"labels": labels})

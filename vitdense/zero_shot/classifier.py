@@ -37,7 +37,7 @@ def class_embeddings(
     place = {text: index for index, text in enumerate(texts)}
     rows = torch.tensor([place[text] for of_class in prompts for text in of_class], device=found.device)
     counts = [len(of_class) for of_class in prompts]
-    means = torch.stack([part.mean(dim=0) for part in found[rows].split(counts)])  # (K, D)
+    means = torch.stack([part.mean(dim=0) for part in torch.split(found[rows], counts)])  # (K, D)
     return F.normalize(means, dim=-1)
 
 

@@ -117,7 +117,7 @@ def preparation_of(model: Model) -> Prepare:
     made_for = options.get("image_size")
     side = made_for if isinstance(made_for, int) else SIDE
     resize, cut = Resize(side, InterpolationMode.BICUBIC), CenterCrop(side)
-    return lambda picture: cut(resize(picture)).convert("RGB")  # type: ignore[no-any-return]
+    return lambda picture: cut(resize(picture)).convert("RGB")
 
 
 @dataclass

@@ -24,7 +24,7 @@ def nearest_logits(
     _check(train, num_classes)
     known, k = F.normalize(train.vectors, dim=1), min(k, len(train.labels))
     votes = []
-    for part in F.normalize(vectors, dim=1).split(ROWS):
+    for part in torch.split(F.normalize(vectors, dim=1), ROWS):
         near, which = (part @ known.T).topk(k, dim=1)  # (rows, k)
         weights = (near / temperature).exp()
         votes.append(weights.new_zeros(len(part), num_classes).scatter_add_(1, train.labels[which], weights))
@@ -87,11 +87,11 @@ def _fit(
     def loss() -> Tensor:
         optimizer.zero_grad()
         value = F.cross_entropy(standard @ weights.T + bias, labels) + penalty / 2 * weights.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(value)
         return value
 
     with torch.enable_grad():
-        optimizer.step(loss)  # type: ignore[arg-type]
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
     return LinearProbe(weights.detach(), bias.detach(), mean, deviation, penalty)
 
 
@@ -99,7 +99,7 @@ def _part_of_each_class(labels: Tensor, share: float, seed: int) -> Tensor:
     """(N,) bool: a share of each class, and never all of it."""
     generator = torch.Generator().manual_seed(seed)
     held = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
+    for label in torch.unique(labels):
         own = (labels == label).nonzero()[:, 0]
         count = min(max(round(share * len(own)), 1), len(own) - 1)
         held[own[torch.randperm(len(own), generator=generator)[:count]]] = True
@@ -110,4 +110,4 @@ def _check(train: Features, num_classes: int) -> None:
     if len(train.vectors) != len(train.labels) or not len(train.labels):
         raise UserError(f"{len(train.vectors)} vectors and {len(train.labels)} labels: a probe needs as many, and some")
     if train.labels.min() < 0 or train.labels.max() >= num_classes:
-        raise UserError(f"labels must lie in 0..{num_classes - 1}, given {train.labels.unique().tolist()[:8]}")
+        raise UserError(f"labels must lie in 0..{num_classes - 1}, given {torch.unique(train.labels).tolist()[:8]}")

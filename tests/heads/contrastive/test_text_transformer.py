@@ -68,7 +68,9 @@ def test_clips_tower_is_that_of_transformers(copying: Any, activation: str, end:
     rows = (*copying.under("text_model.", "tower.", copying.text["transformers"]),)
     rows += copying.under("text_projection.", "proj.", [copying.row("weight", "weight")])
     copying.copy(theirs, ours, rows)
-    compare(copying, theirs.to(dtype), ours.to(dtype), rows, texts(end=END if end == 2 else end), "text_embeds")
+    compare(
+        copying, nn.Module.to(theirs, dtype), ours.to(dtype), rows, texts(end=END if end == 2 else end), "text_embeds"
+    )
 
 
 @pytest.mark.parametrize("dtype", TYPES)

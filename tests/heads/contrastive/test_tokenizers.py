@@ -28,7 +28,8 @@ def folder(tmp_path_factory: Any) -> Path:
     )
     place = Path(tmp_path_factory.mktemp("tokenizer"))
     marks = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
-    PreTrainedTokenizerFast(tokenizer_object=made, **marks).save_pretrained(str(place))
+    made_of: Any = PreTrainedTokenizerFast
+    made_of(tokenizer_object=made, **marks).save_pretrained(str(place))
     return place
 
 
@@ -104,7 +105,8 @@ def test_absent_files_are_named_with_the_way_to_get_them() -> None:
 
 def test_a_tokenizer_without_padding_is_refused(folder: Path, tmp_path: Path) -> None:
     bare = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
-    PreTrainedTokenizerFast(tokenizer_object=bare).save_pretrained(str(tmp_path))
+    made_of: Any = PreTrainedTokenizerFast
+    made_of(tokenizer_object=bare).save_pretrained(str(tmp_path))
     with pytest.raises(UserError, match="has no token for padding"):
         of(f"hf/{tmp_path}")
 

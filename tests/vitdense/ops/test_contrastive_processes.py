@@ -1,6 +1,7 @@
 """Contrastive losses over 1, 2 and 4 processes (gloo): the loss of one, and gradients whose mean is that of one."""
 
 import socket
+from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -40,7 +41,7 @@ def _distilled(images: Tensor, texts: Tensor, scale: Tensor, _: Tensor, *teacher
     return distillation_loss(own, theirs)
 
 
-LOSSES = {
+LOSSES: dict[str, Callable[..., Tensor]] = {
     "clip": lambda images, texts, scale, *_: clip_loss(images, texts, scale),
     "clip, same": lambda images, texts, scale, *rest: clip_loss(images, texts, scale, same=(images[:, 0] > 0).long()),
     "clip, locked images": lambda images, texts, scale, *_: clip_loss(images.detach(), texts, scale),

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import open_clip
 import pytest
 import torch
+from torch import nn
 
 import vitdense
 from vitdense.benchmarking.suite.maps import enliven
@@ -26,10 +27,10 @@ def make_twins() -> Twins:
     text = open_clip.CLIPTextCfg(width=32, heads=2, layers=2)
     theirs = enliven(open_clip.CLIP(DIM, vision, text)).eval()
     with torch.no_grad():
-        theirs.logit_scale.fill_(2.5)
+        nn.init.constant_(theirs.get_parameter("logit_scale"), 2.5)
     state = theirs.state_dict()
     tower = {key: tensor for key, tensor in state.items() if key.startswith("visual.")}
-    small = {"embed_dim": 48, "depth": 3, "num_heads": 3, "image_size": SIDE, "activation": "gelu"}
+    small: Any = {"embed_dim": 48, "depth": 3, "num_heads": 3, "image_size": SIDE, "activation": "gelu"}
     backbone = vitdense.create_backbone("clip_base_patch16", weights=tower, **small)
     text_options = {"name": "clip_text_base", "width": 32, "depth": 2, "num_heads": 2}
     head = HEADS.create("clip", {"text": text_options, "dim": DIM}).build_for(backbone)

@@ -102,8 +102,9 @@ def _head(checkpoint: Checkpoint, tower: Tower, state: Mapping[str, Tensor]) -> 
         raise WeightsError(f"{checkpoint.source} lacks what head clip calls {first(absent)}")
     options: dict[str, Any] = {"text": _text(checkpoint, state), "dim": _dim(tower, state)}
     for name in ("image", "text"):
-        bias = f"{name}_proj.bias" in state
-        options[f"{name}_projection"] = "none" if f"{name}_proj.weight" not in state else "affine" if bias else "linear"
+        biased = f"{name}_proj.bias" in state
+        kind = "affine" if biased else "linear"
+        options[f"{name}_projection"] = kind if f"{name}_proj.weight" in state else "none"
     bias = state.get("logit_bias")
     options["bias"] = None if bias is None else float(bias)
     return Part("clip" if bias is None else "siglip", options, state)
