@@ -66,7 +66,7 @@ class Tasks(Head):
         if len(asked) > 1:
             one, other, *_ = asked.values()
             raise UserError(
-                f"heads {one} and {other} differ in what of the backbone learns: lock it for both or neither"
+                f"heads {one} and {other} differ on what learns of the backbone: lock it for both or neither"
             )
         ((self.frozen_backbone, self.unlocked_layers),) = asked
 
