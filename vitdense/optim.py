@@ -21,6 +21,7 @@ class OptimConfig(Config):
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
     backbone_lr_scale: PositiveFloat = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
 
 
@@ -74,7 +75,7 @@ def _depth_scale(backbone: Backbone, parameter: str, layer_decay: float) -> floa
 def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
     """The optimizer over these groups; AdamW in its fused form, one pass over the memory."""
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
 
 

@@ -14,6 +14,7 @@ RECIPES = sorted(path.name for path in (ROOT / "tasks").glob("*.yaml"))
 FRAGMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
 CLASSES = [f"class {index}" for index in range(7)]
 
+TEXT = "{name: clip_text_nano, width: 24, depth: 1, num_heads: 2, vocab: 49408}"
 PLAIN = ["backbone.embed_dim=24", "backbone.depth=4", "backbone.num_heads=3", "backbone.out_indices=[0,1,2,3]"]
 # The same structure with little in it: what a whole Swin-B does, a thin one does too.
 THIN = {
@@ -34,6 +35,10 @@ THIN = {
         "head.num_queries=5",
     ],
     "rtdetr": ["head.decoder_layers=2"],
+    "clip": PLAIN,
+    "siglip": PLAIN,
+    "head clip": [f"head.text={TEXT}", "head.dim=16"],
+    "head siglip": [f"head.text={TEXT}", "head.dim=24"],
     "hf/rt": [
         "backbone.config={embedding_size: 8, hidden_sizes: [8, 12, 16, 20], depths: [1, 1, 1, 1], layer_type: basic}"
     ],
@@ -52,7 +57,7 @@ def test_a_recipe_is_short_and_opens_with_its_purpose_and_command(name: str) -> 
     assert len(lines) < 40
     header = "\n".join(line for line in lines if line.startswith("#"))
     assert f"python tools/train.py tasks/{name}" in header
-    assert any(score in header for score in ("mIoU", "d1", "rmse", "AP")), "a recipe says what to expect of it"
+    assert any(score in header for score in ("mIoU", "d1", "rmse", "AP", "R@1")), "a recipe says what to expect of it"
     assert "/home" not in header
     assert "root: /" not in "\n".join(lines)
 
@@ -60,7 +65,7 @@ def test_a_recipe_is_short_and_opens_with_its_purpose_and_command(name: str) -> 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_takes_one_step(name: str) -> None:
     names = load(name).names
-    parts = (names["backbone"].split("_")[0], names["head"], names.get("adapter", ""))
+    parts = (names["backbone"].split("_")[0], names["head"], f"head {names['head']}", names.get("adapter", ""))
     frozen = ["backbone.frozen_stages=5"] if load(name).backbone.frozen_stages else []
     recipe = load(name, *(override for part in parts for override in THIN.get(part, [])), *frozen)
     of_depth = "depth" in names["head"]
@@ -78,7 +83,11 @@ def test_a_recipe_takes_one_step(name: str) -> None:
         "depth": 2 + 3 * torch.rand(2, 64, 96),
         "sizes": [(64, 96)] * 2,
         "targets": [thing] * 2,
+        "captions": [["a red circle"], ["hills of paper"]],
     }
+    tokenizer = recipe.head.tokenizer()
+    if tokenizer is not None:
+        batch["tokens"] = tokenizer([text for texts in batch["captions"] for text in texts])
     losses = model.head.losses(model(batch), batch)
     torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
     still = [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]

@@ -74,10 +74,15 @@ def read_prompts(given: str | Sequence[str]) -> Prompts:
 
 def class_names(given: str | Sequence[str]) -> tuple[ClassName, ...]:
     """Class names from a list, a "cat,dog" of them, or a file: .json, or one a line; DataError where it can't be read.
+    "imagenet" is the thousand as open_clip words them, in the order of their numbers, which folders' names have too.
 
     A class may be "name=words" or "name=words|other words" where prompts say other words than results. UserError where
     none is given, or one twice.
     """
+    if given == "imagenet":
+        from open_clip import IMAGENET_CLASSNAMES
+
+        return _told_apart([ClassName(each, (each,)) for each in IMAGENET_CLASSNAMES])
     if isinstance(given, str):
         path = Path(given)
         if path.suffix == ".json":
