@@ -18,11 +18,11 @@ TEXT = "{name: clip_text_nano, width: 24, depth: 1, num_heads: 2, vocab: 49408}"
 PLAIN = ["backbone.embed_dim=24", "backbone.depth=4", "backbone.num_heads=3", "backbone.out_indices=[0,1,2,3]"]
 # The same structure with little in it: what a whole Swin-B does, a thin one does too.
 THIN = {
-    "swin": ["backbone.embed_dim=8", "backbone.depths=[1,1,2,1]", "backbone.num_heads=[1,1,2,2]"],
-    "vit": PLAIN,
-    "deit": PLAIN,
-    "beit": [*PLAIN, "backbone.image_size=64"],
-    "dinov2": [*PLAIN, "backbone.image_size=56"],
+    "swin_": ["backbone.embed_dim=8", "backbone.depths=[1,1,2,1]", "backbone.num_heads=[1,1,2,2]"],
+    "vit_": PLAIN,
+    "deit_": PLAIN,
+    "beit_": [*PLAIN, "backbone.image_size=64"],
+    "dinov2_": [*PLAIN, "backbone.image_size=56"],
     "upernet": ["head.channels=8", "head.auxiliary_channels=8"],
     "dpt": ["head.channels=8"],
     "dpt_depth": ["head.channels=8"],
@@ -35,11 +35,11 @@ THIN = {
         "head.num_queries=5",
     ],
     "rtdetr": ["head.decoder_layers=2"],
-    "clip": PLAIN,
-    "siglip": PLAIN,
-    "head clip": [f"head.text={TEXT}", "head.dim=16"],
-    "head siglip": [f"head.text={TEXT}", "head.dim=24"],
-    "hf/rt": [
+    "clip_": PLAIN,
+    "siglip_": PLAIN,
+    "clip": [f"head.text={TEXT}", "head.dim=16"],
+    "siglip": [f"head.text={TEXT}", "head.dim=24"],
+    "hf/rt_": [
         "backbone.config={embedding_size: 8, hidden_sizes: [8, 12, 16, 20], depths: [1, 1, 1, 1], layer_type: basic}"
     ],
     "reassemble": ["adapter.channels=[8,8,8,8]"],
@@ -65,7 +65,7 @@ def test_a_recipe_is_short_and_opens_with_its_purpose_and_command(name: str) -> 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_takes_one_step(name: str) -> None:
     names = load(name).names
-    parts = (names["backbone"].split("_")[0], names["head"], f"head {names['head']}", names.get("adapter", ""))
+    parts = (f"{names['backbone'].split('_')[0]}_", names["head"], names.get("adapter", ""))
     frozen = ["backbone.frozen_stages=5"] if load(name).backbone.frozen_stages else []
     recipe = load(name, *(override for part in parts for override in THIN.get(part, [])), *frozen)
     of_depth = "depth" in names["head"]
