@@ -44,5 +44,6 @@ def test_a_film_is_refused(explain: Callable[..., int], tmp_path: Path, capsys: 
 
 
 def test_a_wrong_query_is_told(explain: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "p.png")
     assert explain(tmp_path, "--out", tmp_path, "--explain", "attention", "--query", "left") == 2
     assert "expected cls, mean, or ROW,COLUMN" in capsys.readouterr().err
