@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 from vitdense import cli
+from vitdense.explaining.files import explain_files
 from vitdense.loading import load_model
 from vitdense.predicting import find_pictures, kind_of, predict_files, read_image_ids
 
@@ -22,11 +23,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--ids-from", type=Path, metavar="GT.json", help="a COCO file that numbers the pictures")
     parser.add_argument("--set", action="append", default=[], metavar="key=value", help="such as inference.flip=true")
     parser.add_argument("--on-bad-picture", choices=("stop", "skip"), default="stop", help="skip names them at the end")
+    parser.add_argument("--explain", choices=("attention", "rollout", "pca"), help="look inside instead")
+    parser.add_argument("--layer", type=int, default=-1, help="of attention; -1 is the last")
+    parser.add_argument("--query", help="who attends: cls, mean, or a cell as ROW,COLUMN")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     found = find_pictures(options.pictures)
     model = load_model(options.checkpoint, options.set).to("cuda" if torch.cuda.is_available() else "cpu")
     console = Console(stderr=True)
+    if options.explain:
+        count = explain_files(
+            model.eval(), found, options.out, options.explain, layer=options.layer, query=options.query
+        )
+        print(f"{count} pictures -> {options.out / options.explain}")
+        return cli.DONE
     done = predict_files(
         model,
         found,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitdense.contracts import ADAPTERS, BACKBONES, Adapter, AdapterConfig, Backbone, BackboneConfig, HeadConfig, Tokens
 from vitdense.errors import UserError
@@ -43,6 +43,10 @@ class AdaptedBackbone(Backbone):
     def value_tokens(self, images: Tensor) -> Tokens:
         """The backbone's own."""
         return self.backbone.value_tokens(images)
+
+    def attention_blocks(self) -> list[nn.Module]:
+        """The backbone's own."""
+        return self.backbone.attention_blocks()
 
     def embed(self, images: Tensor) -> Tensor:
         """The backbone's own vector."""

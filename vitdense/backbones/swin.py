@@ -1,6 +1,6 @@
 """Swin, the hierarchical transformer of shifted windows (https://arxiv.org/abs/2103.14030)."""
 
-from typing import Self
+from typing import Self, cast
 
 import torch
 from pydantic import PositiveFloat, PositiveInt, model_validator
@@ -10,6 +10,7 @@ from vitdense.backbones.options import check_frozen_stages, freeze, pixel_statis
 from vitdense.contracts import BACKBONES, Backbone, BackboneConfig, Level, Tokens
 from vitdense.layers.block import DropPath, drop_path_rates, init_linear, runner
 from vitdense.layers.embed import STEMS, Stem, pad_rows_and_columns
+from vitdense.layers.looks import Look
 from vitdense.layers.mlp import Mlp, normed_mlp
 from vitdense.layers.window import WindowAttention, WindowOrder, normed_window_attention
 
@@ -91,6 +92,10 @@ class SwinBlock(nn.Module):
         self.mlp = Mlp(dim, hidden=int(dim * config.mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
         self.drops = drop_path > 0.0
+
+    def look(self, maps: Tensor) -> Look:
+        """What `forward` attends to, of the same maps."""
+        return self.attn.look(self.norm1(maps))
 
     def forward(self, maps: Tensor) -> Tensor:
         """maps: (B, H, W, C) -> (B, H, W, C)."""
@@ -204,6 +209,10 @@ class Swin(Backbone):
         x = self.norms[str(len(self.depths) - 1)](x)
         grid = (x.shape[1], x.shape[2])
         return Tokens(x.flatten(1, 2), x.new_zeros(x.shape[0], 0, x.shape[3]), grid)
+
+    def attention_blocks(self) -> list[nn.Module]:
+        """Those of all stages."""
+        return [block for stage in self.layers for block in cast(SwinStage, stage).blocks]
 
     def embed(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W), normalised -> (B, embed_dim): the mean of the last stage."""

@@ -9,6 +9,7 @@ from vitdense.backbones.swin import Swin, SwinConfig, quads
 from vitdense.contracts import BACKBONES
 from vitdense.layers.block import DropPath
 from vitdense.layers.cosine_window import CosineWindowAttention
+from vitdense.layers.looks import Look
 from vitdense.layers.mlp import Mlp
 
 TINY: dict[str, Any] = {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
@@ -85,6 +86,10 @@ class SwinV2Block(nn.Module):
         self.mlp = Mlp(dim, hidden=int(dim * config.mlp_ratio))
         self.norm2 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+    def look(self, maps: Tensor) -> Look:
+        """What `forward` attends to, of the same maps."""
+        return self.attn.look(maps)
 
     def forward(self, maps: Tensor) -> Tensor:
         """maps: (B, H, W, C) -> (B, H, W, C)."""

@@ -132,6 +132,10 @@ class ViT(Backbone):
             x = self.neck(torch.unflatten(x.mT, 2, grid)).flatten(2).mT  # (B, h * w, C)
         return self._split(x, grid)
 
+    def attention_blocks(self) -> list[nn.Module]:
+        """All blocks."""
+        return list(self.blocks)
+
     def embed(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W), normalised -> (B, embed_dim), pooled as published, before any projection."""
         return self._pooled(self.tokens(images))

@@ -110,6 +110,10 @@ class Backbone(nn.Module, ABC):
     def embed(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W), normalised -> (B, embed_dim), pooled as published."""
 
+    def attention_blocks(self) -> list[nn.Module]:
+        """Modules that tell, by `look` with their inputs, what they attend to, first to last; UserError without any."""
+        raise UserError(f"{type(self).__name__} does not tell what it attends to; our own backbones do")
+
     def maps_and_vector(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """images: (B, C, H, W), normalised -> what `forward` and `embed` give, in one pass where that can be."""
         return self(images), self.embed(images)

@@ -63,12 +63,23 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor, around: Surroundings) -> Tensor:
         """tokens: (B, N, C) -> (B, N, C)."""
-        qkv = torch.unflatten(self._project(tokens), -1, (3, self.num_heads, self.head_dim))  # (B, N, 3, heads, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, d) each
+        q, k, v = self._heads(tokens)
         mixed = self.mix(q, k, v, around).transpose(1, 2).flatten(2)  # (B, N, C)
-        del qkv, q, k, v  # the largest tensors of a block, where no backward pass keeps them
+        del q, k, v  # the largest tensors of a block, where no backward pass keeps them
         out: Tensor = self.proj(self.norm(mixed))
         return out
+
+    def _heads(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """tokens: (B, N, C) -> q, k, v: (B, heads, N, d)."""
+        qkv = torch.unflatten(self._project(tokens), -1, (3, self.num_heads, self.head_dim))  # (B, N, 3, heads, d)
+        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def weights(self, tokens: Tensor, around: Surroundings) -> Tensor:
+        """tokens: (B, N, C) -> (B, heads, N, N): how much each token takes of each, since that is what unit vectors mix
+        to."""
+        q, k, _ = self._heads(tokens)
+        units = torch.eye(q.shape[2], dtype=q.dtype, device=q.device).expand(*q.shape[:2], -1, -1)
+        return self.mix(q, k, units, around)
 
     def _project(self, tokens: Tensor) -> Tensor:
         if self.q_bias is None or self.v_bias is None:

@@ -10,9 +10,10 @@ from torch.utils.checkpoint import checkpoint
 
 from vitdense.layers.attention import ATTENTIONS, Attending, AttentionOptions, Surroundings
 from vitdense.layers.embed import crop_rows_and_columns, pad_rows_and_columns
+from vitdense.layers.looks import GlobalLook, Look, WindowLook
 from vitdense.layers.mlp import Activation, GatedMlp, Mlp, normed_mlp
 from vitdense.layers.position import Grid
-from vitdense.layers.tiles import merge, partition
+from vitdense.layers.tiles import Tiling, merge, partition
 
 
 class LayerScale(nn.Module):
@@ -95,6 +96,10 @@ class Block(nn.Module):
         out: Tensor = tokens + self.ls2(normed_mlp(tokens, self.norm2, self.mlp))
         return out
 
+    def look(self, tokens: Tensor, around: Surroundings) -> Look:
+        """What `forward` attends to, of the same inputs."""
+        return GlobalLook(self.attn.weights(self.norm1(tokens), around), around.grid)
+
     def attend(self, tokens: Tensor, around: Surroundings) -> Tensor:
         """tokens: (B, N, C), normed -> (B, N, C)."""
         out: Tensor = self.attn(tokens, around)
@@ -122,6 +127,13 @@ class WindowedBlock(Block):
         windows = self.attn(partition(maps, self.window), inside)  # (B * windows, window**2, C)
         maps = merge(windows, self.window, *padded)
         return crop_rows_and_columns(maps, height, width).flatten(1, 2)  # (B, h * w, C)
+
+    def look(self, tokens: Tensor, around: Surroundings) -> Look:
+        """What `forward` attends to, of the same inputs."""
+        tiling = Tiling(self.window, (0, 0))
+        windows = partition(tiling.lay_out(torch.unflatten(self.norm1(tokens), 1, around.grid)), self.window)
+        inside = Surroundings((self.window, self.window), around.tables)
+        return WindowLook(self.attn.weights(windows, inside), tiling, around.grid)
 
     def survey(self, grid: Grid, tokens: Tensor) -> Surroundings:
         """The tables are those of a window, the grid is the picture's."""

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from vitdense.layers.eager import is_bare, piece_rows, precision_of, runs_eagerly
 from vitdense.layers.gathered import Weights, Windows, gathered_attention
+from vitdense.layers.looks import Look, WindowLook
 from vitdense.layers.masked import masked_attention
 from vitdense.layers.tiles import Shift, Tiling, merge, partition, pieces_of
 
@@ -160,24 +161,41 @@ class ShiftedWindows(nn.Module, ABC):
         windows = self._attend(partition(maps, self.window), batch, size, tiling)
         return tiling.take_back(merge(windows, self.window, *size), height, width)
 
+    def look(self, maps: Tensor) -> Look:
+        """maps: (B, H, W, C) -> what `forward` attends to."""
+        batch, height, width, _ = maps.shape
+        tiling = self._tiling(height, width)
+        laid_out = tiling.lay_out(maps)
+        windows = partition(laid_out, self.window)
+        weights = self._mix(windows, batch, (laid_out.shape[1], laid_out.shape[2]), tiling, units=True)
+        return WindowLook(weights, tiling, (height, width))
+
     def _attend(self, windows: Tensor, batch: int, size: tuple[int, int], tiling: Tiling) -> Tensor:
         """windows: (B * windows, N, C) -> (B * windows, N, C)."""
+        mixed = self._mix(windows, batch, size, tiling)
+        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))  # (B * windows, N, C)
+        return out
+
+    def _mix(
+        self, windows: Tensor, batch: int, size: tuple[int, int], tiling: Tiling, *, units: bool = False
+    ) -> Tensor:
+        """windows: (B * windows, N, C) -> (B * windows, heads, N, d); unit vectors in place of values mix to the
+        attention itself, (B * windows, heads, N, N)."""
         qkv = torch.unflatten(self.project(windows), -1, (3, self.num_heads, -1))  # (B * windows, N, 3, heads, d)
         factors = self.factors()
         qkv = qkv if factors is None else self.prepare(qkv, factors)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B * windows, heads, N, d) each
+        if units:
+            v = torch.eye(q.shape[2], dtype=q.dtype, device=q.device).expand(*q.shape[:2], -1, -1)
         bias = self.position_bias(windows).to(q.dtype)[None]  # (1, heads, N, N)
         if tiling.shift == (0, 0):
-            mixed = masked_attention(q, k, v, bias, scale=self.scale)
-        else:
-            masks = shift_masks(self.window, tiling.shift, q.device).to(q.dtype)
-            masked = (bias + masks[:, None]).index_select(0, tiling.kinds(*size, q.device))
-            # Windows stand beside the heads, so that one bias serves the whole batch.
-            q, k, v = (torch.unflatten(each, 0, (batch, -1)).flatten(1, 2) for each in (q, k, v))
-            mixed = masked_attention(q, k, v, masked.flatten(0, 1)[None], scale=self.scale)
-            mixed = torch.unflatten(mixed, 1, (-1, self.num_heads)).flatten(0, 1)  # (B * windows, heads, N, d)
-        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))  # (B * windows, N, C)
-        return out
+            return masked_attention(q, k, v, bias, scale=self.scale)
+        masks = shift_masks(self.window, tiling.shift, q.device).to(q.dtype)
+        masked = (bias + masks[:, None]).index_select(0, tiling.kinds(*size, q.device))
+        # Windows stand beside the heads, so that one bias serves the whole batch.
+        q, k, v = (torch.unflatten(each, 0, (batch, -1)).flatten(1, 2) for each in (q, k, v))
+        mixed = masked_attention(q, k, v, masked.flatten(0, 1)[None], scale=self.scale)
+        return torch.unflatten(mixed, 1, (-1, self.num_heads)).flatten(0, 1)  # (B * windows, heads, N, d)
 
 
 class WindowAttention(ShiftedWindows):
