@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitdense.data.captions.rows import text_fault
 from vitdense.errors import DataError, UserError
 from vitdense.registry import nearest
 
@@ -60,7 +61,7 @@ def read_prompts(given: str | Sequence[str]) -> Prompts:
     if given == "plain":
         return Prompts(given, PLAIN)
     if "{}" in given:
-        return Prompts("given", (given,))
+        return _checked(Prompts("given", (given,)))
     file, colon, chosen = given.rpartition(":")
     if colon and file.endswith(".json"):
         return _checked(_read_json(Path(file), chosen))
@@ -90,6 +91,10 @@ def checked_classes(classes: Sequence[ClassName], where: str) -> tuple[ClassName
     """The same; UserError where there is none, or one twice."""
     if not classes:
         raise UserError(f"no class names in {where}: expected one or more, such as cat,dog")
+    for each in classes:
+        for text in (each.name, *each.words):
+            if fault := text_fault(text):
+                raise UserError(f"a class name in {where} {fault}")
     twice = [name for name, count in Counter(each.name for each in classes).items() if count > 1]
     if twice:
         raise UserError(f"class names stand twice in {where}: {', '.join(map(repr, twice[:5]))}; name each once")
@@ -100,6 +105,8 @@ def _checked(prompts: Prompts) -> Prompts:
     if not prompts.templates:
         raise UserError(f"no templates in prompts {prompts.name!r}: expected one or more, such as {PLAIN[0]!r}")
     for template in prompts.templates:
+        if fault := text_fault(template):
+            raise UserError(f"a template of prompts {prompts.name!r} {fault}")
         if "{}" not in template:
             raise UserError(f"template {template!r} of prompts {prompts.name!r} has no {{}} for the class name")
     return prompts
@@ -127,13 +134,17 @@ def _read_json(path: Path, chosen: str | None) -> Prompts:
         if chosen not in found:
             raise UserError(f"no prompts {chosen!r} in {path}{nearest(chosen, found)}; there are: {', '.join(found)}")
         found = found[chosen]
+        found = {"templates": found} if isinstance(found, list) else found
+        if not isinstance(found, dict):
+            raise DataError(f"{path}: expected {chosen!r} to hold templates, got {type(found).__name__}")
     templates, classes = found.get("templates"), found.get("classes", [])
     if not _is_texts(templates):
         raise DataError(f"{path}: 'templates' must be a list of texts")
     if not isinstance(classes, list):
         raise DataError(f"{path}: 'classes' must be a list of names")
     named = [_class_name(each, str(path)) for each in classes]
-    return Prompts(chosen or path.stem, tuple(templates), _told_apart(named))
+    apart = checked_classes(_told_apart(named), str(path)) if named else ()
+    return Prompts(chosen or path.stem, tuple(templates), apart)
 
 
 def _told_apart(classes: Sequence[ClassName]) -> tuple[ClassName, ...]:

@@ -4,13 +4,15 @@ import base64
 import csv
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from vitdense.data.images import read_image
@@ -45,28 +47,48 @@ class Findings:
         return predicted.tolist(), sure.tolist()
 
 
-def as_table(findings: Findings) -> Table:
+Rows = list[tuple[str, ...]]
+"""A table, its head first."""
+
+
+def class_rows(findings: Findings) -> Rows:
     """Each class that has pictures."""
-    table = Table("class", "pictures", *(f"top-{k}" for k in RANKS))
     columns = findings.score.by_class
     names = ("classes", "pictures", *(f"top{k}" for k in RANKS))
+    rows: Rows = [("class", "pictures", *(f"top-{k}" for k in RANKS))]
     for name, count, *right in zip(*(columns[key] for key in names), strict=True):
         if count:
-            table.add_row(str(name), str(count), *(f"{value:.1%}" for value in right))
-    return table
+            rows.append((str(name), str(count), *(f"{value:.1%}" for value in right)))
+    return rows
 
 
-def as_template_table(templates: Sequence[TemplateScore]) -> Table:
+def template_rows(templates: Sequence[TemplateScore]) -> Rows:
     """Each template alone, and all together."""
-    table = Table("template", *(f"top-{k}" for k in RANKS))
-    for each in templates:
-        table.add_row(each.template, f"{each.top1:.1%}", f"{each.top5:.1%}")
-    return table
+    rows: Rows = [("template", *(f"top-{k}" for k in RANKS))]
+    return rows + [(each.template, f"{each.top1:.1%}", f"{each.top5:.1%}") for each in templates]
 
 
 def as_line(findings: Findings) -> str:
     """The means."""
     return "  ".join(f"{name} {value:.2%}" for name, value in findings.score.results.items())
+
+
+def print_findings(findings: Findings, more: Mapping[str, float], console: Console) -> None:
+    """Tables by class and by template, the means, and `more` numbers."""
+    console.print(_console_table(class_rows(findings)))
+    if findings.templates:
+        console.print(_console_table(template_rows(findings.templates)))
+    console.print(as_line(findings))
+    for name, value in more.items():
+        console.print(f"{name} {value:.4g}")
+
+
+def _console_table(rows: Rows) -> Table:
+    # Brackets in names are no markup.
+    table = Table(*rows[0])
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def as_dict(findings: Findings) -> dict[str, object]:
@@ -99,14 +121,14 @@ def write_report(findings: Findings, folder: Path) -> None:
         f"<h1>{html.escape(findings.title)}</h1><p>{len(findings.files)} pictures of {len(names)} classes, "
         f"{len(findings.names)} to choose from: {as_line(findings)}</p>",
         "<h2>Classes</h2>",
-        _html_table(as_table(findings)),
+        _html_table(class_rows(findings)),
         "<h2>What was taken for what</h2>",
         _picture(confusion_picture(findings)),
         "<h2>Calibration</h2>",
         _picture(reliability_picture(findings.score)),
     ]
     if findings.templates:
-        parts += ["<h2>Templates</h2>", _html_table(as_template_table(findings.templates))]
+        parts += ["<h2>Templates</h2>", _html_table(template_rows(findings.templates))]
     predicted, sure = findings.certainties()
     right = [guess == true for guess, true in zip(predicted, findings.labels.tolist(), strict=True)]
     order = sorted(range(len(sure)), key=lambda index: -sure[index])
@@ -161,9 +183,7 @@ def _picture(image: Image.Image, kind: str = "PNG") -> str:
     return f'<img alt="" src="data:image/{kind.lower()};base64,{data}">'
 
 
-def _html_table(table: Table) -> str:
-    """A table of the console as one of the page."""
-    head = "".join(f"<th>{html.escape(str(column.header))}</th>" for column in table.columns)
-    cells = zip(*(column._cells for column in table.columns), strict=True)
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in cells)
-    return f"<table><tr>{head}</tr>{rows}</table>"
+def _html_table(rows: Rows) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
+    return f"<table><tr>{head}</tr>{body}</table>"
