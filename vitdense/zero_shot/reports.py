@@ -18,9 +18,11 @@ from torch import Tensor
 from vitdense.data.images import read_image
 from vitdense.metrics.accuracy import RANKS
 from vitdense.pictures import Panel, chart_sheet, confusion_matrix
-from vitdense.zero_shot.classification import Score, TemplateScore
+from vitdense.zero_shot.classification import BINS, Score, TemplateScore
 
 THUMBNAIL, SHOWN = 168, 24
+MISTAKES, DRAWN = 20, 40
+"""The commonest mistakes that are listed, and the most classes that are drawn."""
 PREDICTIONS, REPORT = "predictions.csv", "report.html"
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;color:#1f2328;max-width:70rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #e2e4e8}
@@ -123,6 +125,7 @@ def write_report(findings: Findings, folder: Path) -> None:
         "<h2>Classes</h2>",
         _html_table(class_rows(findings)),
         "<h2>What was taken for what</h2>",
+        _html_table(confused_rows(findings)),
         _picture(confusion_picture(findings)),
         "<h2>Calibration</h2>",
         _picture(reliability_picture(findings.score)),
@@ -140,28 +143,43 @@ def write_report(findings: Findings, folder: Path) -> None:
     (folder / REPORT).write_text(page + "\n".join(parts), encoding="utf-8")
 
 
+def confused_rows(findings: Findings) -> Rows:
+    """The commonest mistakes."""
+    counts = findings.score.confusion.clone().fill_diagonal_(0)
+    most, places = counts.flatten().topk(min(MISTAKES, counts.numel()))
+    rows: Rows = [("class", "taken for", "pictures")]
+    for count, place in zip(most.tolist(), places.tolist(), strict=True):
+        if count:
+            true, predicted = divmod(place, len(counts))
+            rows.append((findings.names[true], findings.names[predicted], str(count)))
+    return rows
+
+
 def confusion_picture(findings: Findings) -> Image.Image:
-    """Of the classes that have pictures; what was taken for any other class stands apart."""
+    """Of the classes that have pictures, of many those with the most misses; what was taken for any other class stands
+    apart."""
     counts = findings.score.confusion.numpy()
-    kept = np.flatnonzero(counts.sum(axis=1))
+    present = np.flatnonzero(counts.sum(axis=1))
+    misses = counts.sum(axis=1) - counts.diagonal()
+    kept = np.sort(present[np.argsort(-misses[present], kind="stable")[:DRAWN]])
     inside = counts[np.ix_(kept, kept)]
     others = counts[kept].sum(axis=1) - inside.sum(axis=1)
     square = np.zeros((len(kept) + 1, len(kept) + 1), np.int64)
     square[:-1, :-1], square[:-1, -1] = inside, others
     names = [findings.names[index] for index in kept]
-    return confusion_matrix(square, names, title=findings.title, background="any other")
+    title = "All classes" if len(kept) == len(present) else f"The {len(kept)} classes with the most misses"
+    return confusion_matrix(square, names, title=title, background="any other")
 
 
 def reliability_picture(score: Score) -> Image.Image:
-    """How often predictions of a confidence are right; a straight line where it is told as it is."""
-    known = score.pictures.numpy() > 0
-    along = np.linspace(0, 1, 101)
-    accuracy = np.interp(along, score.confidence.numpy()[known], score.accuracy.numpy()[known])
-    panel = Panel("reliability", f"ECE {score.results['ece']:.1%}", (along, accuracy))
-    legend = (("as sure as right", (168, 173, 180)), ("right", (11, 61, 122)))
-    return chart_sheet(
-        [panel], legend, title="Calibration", axes=("probability", "share that is right"), plot=(380, 280)
-    )
+    """How often predictions of a confidence are right, in steps, 0 where there are none, and how many there are."""
+    along = np.linspace(0, 1, 20 * BINS + 1)
+    places = np.minimum((along * BINS).astype(np.int64), BINS - 1)
+    right = np.nan_to_num(score.accuracy.numpy())[places]
+    share = (score.pictures / score.pictures.sum()).numpy()[places]
+    panel = Panel("reliability", f"ECE {score.results['ece']:.1%}", (along, share, right))
+    legend = (("as sure as right", (168, 173, 180)), ("share of pictures", (214, 122, 44)), ("right", (11, 61, 122)))
+    return chart_sheet([panel], legend, title="Calibration", axes=("probability", "share"), plot=(420, 280))
 
 
 def _figure(findings: Findings, index: int, predicted: int, sure: float) -> str:
