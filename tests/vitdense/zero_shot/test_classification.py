@@ -119,7 +119,7 @@ def test_one_of_several_heads_is_found(twins: Any) -> None:
     logits = build_classifier(alone, prompts, CLASSES).logits(extract(encoder_of(both, projected=True), [pictures(2)]))
     assert logits.shape == (2, 6)
     semantic_only = Model(backbone, HEADS.create("linear", {"num_classes": 3}).build_for(backbone))
-    with pytest.raises(UserError, match="head Linear\\w* has no text tower, and classes are found by their names"):
+    with pytest.raises(UserError, match=r"head Linear\w* has no text tower, and classes are found by their names"):
         with_texts(semantic_only)
 
 

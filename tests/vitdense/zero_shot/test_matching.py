@@ -36,7 +36,7 @@ def test_as_many_other_names_are_taken_in_order(given: str) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("dog,cot", r"'cat' of them is not among the 2 class names; did you mean 'cot'\?"),
+        ("dog,cot", r"'cat' of them is not among the 2 class names, did you mean 'cot'\?"),
         ("dog,zebra,ship", "'cat' of them is not among the 3 class names"),
         ("horse", "'cat', 'dog' of them are not among the 1 class names.*cat=words"),
     ],
