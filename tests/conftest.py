@@ -57,7 +57,7 @@ def _publish(folder: Path) -> Any:
 
     vision = {"layers": 3, "width": 64, "head_width": 16, "patch_size": 8, "image_size": 40}
     described = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 2, "layers": 2}}
-    theirs: Any = enliven(open_clip.CLIP(**described)).eval()  # type: ignore[arg-type]
+    theirs: Any = enliven(open_clip.CLIP(**described)).eval()
     theirs.logit_scale.data.fill_(3.0)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": described, "preprocess_cfg": {}}))

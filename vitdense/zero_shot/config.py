@@ -38,14 +38,14 @@ class ZeroShotConfig(Config):
 
     def matched(self, own: tuple[str, ...]) -> Matched:
         """Class names for a data set that calls its classes so; UserError where they can't be brought together."""
-        return match_classes(own, self._given())
+        return match_classes(own, self._listed())
 
-    def _given(self) -> tuple[ClassName, ...]:
+    def _listed(self) -> tuple[ClassName, ...]:
         return self.prompts().classes if self.classes is None else class_names(self.classes)
 
     def written(self) -> dict[str, Any]:
         """As a recipe has it, with what files say in their place: checkpoints are read where those are not."""
         templates = self.templates if self.templates in NAMES else list(self.prompts().templates)
-        classes = [f"{each.name}={'|'.join(each.words)}" for each in self._given()] or None
+        classes = [f"{each.name}={'|'.join(each.words)}" for each in self._listed()] or None
         data = {"name": self.data_name, **self.data.model_dump(mode="json")}
         return {"data": data, "templates": templates, "classes": classes}

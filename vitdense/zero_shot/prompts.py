@@ -137,7 +137,8 @@ def _read_json(path: Path, chosen: str | None) -> Prompts:
         found = {"templates": found} if isinstance(found, list) else found
         if not isinstance(found, dict):
             raise DataError(f"{path}: expected {chosen!r} to hold templates, got {type(found).__name__}")
-    templates, classes = found.get("templates"), found.get("classes", [])
+    templates: Any = found.get("templates")
+    classes = found.get("classes", [])
     if not _is_texts(templates):
         raise DataError(f"{path}: 'templates' must be a list of texts")
     if not isinstance(classes, list):

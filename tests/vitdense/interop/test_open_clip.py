@@ -9,7 +9,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from open_clip_train.zero_shot import run
+from open_clip_train.zero_shot import run  # type: ignore[import-untyped]
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader

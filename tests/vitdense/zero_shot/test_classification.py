@@ -35,7 +35,7 @@ def test_logits_equal_open_clips(twins: Any, dtype: torch.dtype, atol: float) ->
         )
         shown = F.normalize(theirs.encode_image(ours.normalise(pictures())), dim=-1)
         classifier = build_classifier(ours, read_prompts("simple"), CLASSES)
-        found = classifier.logits(extract(encoder_of(ours, projected=True), pictures().split(5)))
+        found = classifier.logits(extract(encoder_of(ours, projected=True), torch.split(pictures(), 5)))
         torch.testing.assert_close(found, theirs.logit_scale.exp() * shown @ weights, rtol=0, atol=atol)
         assert found.dtype == dtype
         assert found.std() > 0.1
@@ -125,7 +125,7 @@ def test_one_of_several_heads_is_found(twins: Any) -> None:
 
 @torch.no_grad()
 def test_features_of_a_model_and_of_its_backbone_are_the_same(twins: Any) -> None:
-    found = extract(encoder_of(twins.ours), pictures().split(5))
+    found = extract(encoder_of(twins.ours), torch.split(pictures(), 5))
     torch.testing.assert_close(extract(encoder_of_backbone(twins.ours.backbone), [pictures()]), found)
     assert found.shape == (12, 48)
     floats = extract(encoder_of_backbone(twins.ours.backbone), [pictures() / 255])
