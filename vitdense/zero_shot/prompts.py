@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitdense.data.captions.rows import text_fault
 from vitdense.errors import DataError, UserError
 from vitdense.registry import nearest
 
@@ -93,7 +92,7 @@ def checked_classes(classes: Sequence[ClassName], where: str) -> tuple[ClassName
         raise UserError(f"no class names in {where}: expected one or more, such as cat,dog")
     for each in classes:
         for text in (each.name, *each.words):
-            if fault := text_fault(text):
+            if fault := _fault(text):
                 raise UserError(f"a class name in {where} {fault}")
     twice = [name for name, count in Counter(each.name for each in classes).items() if count > 1]
     if twice:
@@ -101,11 +100,19 @@ def checked_classes(classes: Sequence[ClassName], where: str) -> tuple[ClassName
     return tuple(classes)
 
 
+def _fault(text: str) -> str | None:
+    """Why this is no text to be encoded, None where it is one."""
+    # Imported here: it comes with all readers of data, and backbones alone are to stay light.
+    from vitdense.data.captions.rows import text_fault
+
+    return text_fault(text)
+
+
 def _checked(prompts: Prompts) -> Prompts:
     if not prompts.templates:
         raise UserError(f"no templates in prompts {prompts.name!r}: expected one or more, such as {PLAIN[0]!r}")
     for template in prompts.templates:
-        if fault := text_fault(template):
+        if fault := _fault(template):
             raise UserError(f"a template of prompts {prompts.name!r} {fault}")
         if "{}" not in template:
             raise UserError(f"template {template!r} of prompts {prompts.name!r} has no {{}} for the class name")
