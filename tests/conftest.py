@@ -1,7 +1,10 @@
 """What all tests share: no hub, two threads, GPU tests skipped without one, the folder of real data."""
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -38,3 +41,26 @@ def write_docs(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def publish_clip() -> Callable[[Path], Any]:
+    """Writes a small CLIP with weights that carry a signal, as open_clip publishes it, and gives open_clip's own."""
+    return _publish
+
+
+def _publish(folder: Path) -> Any:
+    import open_clip
+    from safetensors.torch import save_file
+
+    from vitdense.benchmarking.suite.maps import enliven
+
+    vision = {"layers": 3, "width": 64, "head_width": 16, "patch_size": 8, "image_size": 40}
+    described = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 2, "layers": 2}}
+    theirs: Any = enliven(open_clip.CLIP(**described)).eval()
+    theirs.logit_scale.data.fill_(3.0)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": described, "preprocess_cfg": {}}))
+    state = {key: each.contiguous() for key, each in theirs.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    return theirs

@@ -8,39 +8,51 @@ from rich.console import Console
 
 from vitdense import cli
 from vitdense.loading import load_model
+from vitdense.model import Model
 from vitdense.predicting import find_pictures, predict_files
-from vitdense.zero_shot import reports
-from vitdense.zero_shot.commands import add_arguments, as_json, classify, probe, segmenter
+from vitdense.zero_shot import commands, reports
+from vitdense.zero_shot.classification import with_texts
 
 
 def main(arguments: list[str]) -> int:
     """Prints accuracy by class, top-1, top-5 and ECE; with --segment writes masks instead."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
+    commands.add_arguments(parser)
     options = parser.parse_args(arguments)
-    model = load_model(options.model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     if options.segment:
-        found = find_pictures([options.folder])
-        skip = options.on_bad_picture == "skip"
-        done = predict_files(segmenter(model, options), found, options.out, skip_bad=skip)
-        print(f"{len(done.written)} files -> {options.out / 'masks'} and {options.out / 'overlays'}", *done.skipped)
-        return cli.DONE
-    findings, notes = classify(model, options)
-    more = probe(model, options) if options.probe else {}
+        return segment(options)
+    question = commands.read_question(options)
+    model = _load(options)
+    findings, notes = commands.classify(model, question, options)
+    more = commands.probe(model, question, options)
     if options.out:
         reports.write_predictions(findings, options.out)
         reports.write_report(findings, options.out)
     if options.json:
-        print(cli.to_json(as_json(findings, notes, more)))
+        print(cli.to_json(commands.as_json(findings, notes, more)))
         return cli.DONE
-    console = Console()
-    console.print(reports.as_table(findings), reports.as_line(findings))
-    if findings.templates:
-        console.print(reports.as_template_table(findings.templates))
-    for name, value in more.items():
-        print(f"{name} {value:.4g}")
-    print("\n".join(notes), file=sys.stderr, end="\n" if notes else "")
+    reports.print_findings(findings, more, Console())
+    print("".join(f"{note}\n" for note in notes), file=sys.stderr, end="")
     return cli.DONE
+
+
+def segment(options: argparse.Namespace) -> int:
+    """Writes masks and overlays of the pictures below the folder."""
+    prompts, classes = commands.read_segment_classes(options)
+    found = find_pictures([options.folder])
+    model = commands.segmenter(_load(options), prompts, classes, options)
+    done = predict_files(model, found, options.out, skip_bad=options.on_bad_picture == "skip")
+    if options.json:
+        print(cli.to_json({"written": len(done.written), "skipped": done.skipped, "out": str(options.out)}))
+        return cli.DONE
+    print(f"{len(done.written)} files -> {options.out / 'masks'} and {options.out / 'overlays'}")
+    print("".join(f"skipped: {reason}\n" for reason in done.skipped), file=sys.stderr, end="")
+    return cli.DONE
+
+
+def _load(options: argparse.Namespace) -> Model:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return with_texts(load_model(options.model, options.set).to(device).eval())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from torch import nn
 
 from vitdense import checkpoint
 from vitdense.build import build_model, copy_state
+from vitdense.data.captions.views import PictureDataConfig
 from vitdense.errors import CheckpointError
 from vitdense.model import Model
 from vitdense.published import build_published
@@ -39,6 +40,8 @@ def load_model(
     numbers = found.facts.get("category_ids", [])
     model = build_model(recipe, found.facts["classes"], palette, numbers, load_weights=False)
     load_state(model, found, averaged=averaged)
+    if isinstance(recipe.data, PictureDataConfig):
+        model.preprocess = recipe.data.views().preprocess
     return model.eval()
 
 

@@ -18,8 +18,8 @@ from vitdense.preprocessing import Preprocess
 
 class Model(nn.Module):
     """A backbone under a head; `classes` and `palette` name what the head's indices mean, and `category_ids` are the
-    numbers that the data set has for them. `preprocess` is what the publisher of a contrastive model does to a picture
-    beforehand, where there is one."""
+    numbers that the data set has for them. `preprocess` is what is done to a picture before a contrastive model sees
+    it, by its publisher or by the recipe that it was trained with, where that is known."""
 
     preprocess: Preprocess | None = None
 

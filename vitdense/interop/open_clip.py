@@ -11,8 +11,11 @@ from torch.nn import functional as F
 from vitdense.errors import UserError
 from vitdense.loading import load_model
 from vitdense.model import Model
-from vitdense.zero_shot.classification import contrastive_head
+from vitdense.zero_shot.classification import contrastive_head, with_texts
 from vitdense.zero_shot.labelled import preparation_of
+
+LONGEST = 1000
+"""Words of a text that fills the context of any tower."""
 
 
 class VisualFace(nn.Module):
@@ -32,10 +35,8 @@ class OpenClipFace(nn.Module):
 
     def __init__(self, model: Model, *, output_dict: bool = False) -> None:
         super().__init__()
-        head = contrastive_head(model)
-        self.model, self.output_dict = model, output_dict
+        self.model, self.output_dict = with_texts(model), output_dict
         self.visual = VisualFace(self.encode_image, image_size_of(model))
-        self._tokenizer = head.tokenizer
 
     @property
     def logit_scale(self) -> Tensor:
@@ -49,7 +50,8 @@ class OpenClipFace(nn.Module):
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
         """image: (B, 3, H, W), normalised -> (B, D)."""
-        found = contrastive_head(self.model).encode_image(self.model.features(image))
+        head = contrastive_head(self.model)
+        found = head.encode_image(head.look(self.model.backbone, image))
         return F.normalize(found, dim=-1) if normalize else found
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
@@ -73,31 +75,32 @@ class OpenClipFace(nn.Module):
         }
         if self.logit_bias is not None:
             found["logit_bias"] = self.logit_bias
-        return (
-            {name: each for name, each in found.items() if each is not None}
-            if self.output_dict
-            else tuple(found.values())
-        )
+        return found if self.output_dict else tuple(found.values())
 
 
 class FaceTokenizer:
-    """A text or several -> tokens (N, L) int64, as open_clip's tokenizers are called."""
+    """A text or several -> tokens (N, context_length) int64, as open_clip's tokenizers are called: always so many
+    columns, since data loaders stack what they tokenize one by one."""
 
     def __init__(self, model: Model) -> None:
-        self._tokenizer = contrastive_head(model).tokenizer
+        self._tokenizer = contrastive_head(with_texts(model)).tokenizer
+        self.context_length = self._tokenizer(["a " * LONGEST]).shape[1]
 
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
-        """Text or texts -> (N, L); the tower knows its own context."""
-        return self._tokenizer([texts] if isinstance(texts, str) else list(texts))
+        """Text or texts -> (N, context_length); UserError for another context than the tower's."""
+        if context_length not in (None, self.context_length):
+            raise UserError(f"the text tower reads {self.context_length} tokens, given context_length {context_length}")
+        # Behind a text that fills the context the others are padded to it, whatever the tokenizer pads with.
+        filler = "a " * self.context_length
+        return self._tokenizer([filler, *([texts] if isinstance(texts, str) else texts)])[1:]
 
 
 def transform_of(model: Model) -> Callable[[Any], Tensor]:
     """A PIL picture -> (3, H, W), normalised, as the model's publisher does it."""
     from torchvision.transforms import Compose, Normalize, ToTensor
 
-    made: Callable[[Any], Tensor] = Compose(
-        [preparation_of(model), ToTensor(), Normalize(model.backbone.mean, model.backbone.std)]
-    )
+    steps = [preparation_of(model), ToTensor(), Normalize(model.backbone.mean, model.backbone.std)]
+    made: Callable[[Any], Tensor] = Compose(steps)
     return made
 
 
@@ -113,7 +116,7 @@ def create_model_and_transforms(
     source: str | Path, *, device: str | torch.device = "cpu", output_dict: bool = False
 ) -> tuple[OpenClipFace, Callable[[Any], Tensor], FaceTokenizer]:
     """A checkpoint of ours, or anything else that `vitdense.load_model` takes, as (model, preprocess, tokenizer)."""
-    model = load_model(source)
+    model = with_texts(load_model(source))
     if len(model.backbone.mean) != 3:
         raise UserError(f"{source} takes pictures of {len(model.backbone.mean)} channels; open_clip's have 3")
     face = OpenClipFace(model.to(device), output_dict=output_dict).eval()

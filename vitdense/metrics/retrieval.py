@@ -46,12 +46,15 @@ class Retrieval(Metric):
 
     def gather(self, gather_from_processes: Callable[[Tensor], Tensor]) -> None:
         """The embeddings of all processes."""
-        for rows in (self.images, self.texts, self.counts):
-            rows[:] = [gather_from_processes(torch.cat(rows))]
+        # A process that saw no picture has to know the width all the same.
+        widths = gather_from_processes(torch.tensor([self.images[0].shape[1] if self.images else 0]))
+        empty = torch.zeros(0, int(widths.max()))
+        for rows, none in ((self.images, empty), (self.texts, empty), (self.counts, torch.zeros(0, dtype=torch.long))):
+            rows[:] = [gather_from_processes(torch.cat(rows or [none]))]
 
     def compute(self) -> dict[str, float]:
         """R@1, R@5 and R@10 of pictures for texts (`text_to_image`) and of texts for pictures."""
-        if not self.images:
+        if not sum(map(len, self.images)):
             raise UserError("metric 'retrieval' saw no pictures with captions")
         images, texts = torch.cat(self.images), torch.cat(self.texts)
         owner = torch.repeat_interleave(torch.cat(self.counts).to(images.device))  # (M,): whose caption each is

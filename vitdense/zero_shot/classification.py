@@ -1,6 +1,6 @@
 """Zero-shot classification: logits of pictures, and what they are worth by class, by template and by confidence."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,13 +33,14 @@ class Classifier:
         return tuple(each.name for each in self.classes)
 
     def logits(self, embeddings: Tensor) -> Tensor:
-        """embeddings: (B, D) of unit length -> (B, K) in fp32 or better."""
-        products = embeddings @ self.weights.to(embeddings.dtype).T
-        return self.scale * products.to(torch.promote_types(products.dtype, torch.float32)) + self.bias
+        """embeddings: (B, D) of unit length -> (B, K) in fp32 or better: with 8 bits many classes would be equal."""
+        wide = torch.promote_types(embeddings.dtype, torch.float32)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self.scale * (embeddings.to(wide) @ self.weights.to(wide).T) + self.bias
 
 
 def build_classifier(model: Model, prompts: Prompts, classes: Sequence[ClassName]) -> Classifier:
-    """A classifier of these classes; UserError where the model has no text tower."""
+    """A classifier of these classes; UserError where the model has no text tower, alone (see `with_texts`)."""
     head, device = contrastive_head(model), model.get_buffer("mean").device
     weights = class_embeddings(model, head.tokenizer, prompts.of(classes), device=device)
     found = {name: value.item() for name, value in head.scale_and_bias().items()}
@@ -56,14 +57,13 @@ def contrastive_head(model: Model) -> ContrastiveHead:
     return model.head
 
 
-@torch.no_grad()
-def embed_pictures(model: Model, batches: Iterable[Tensor]) -> Tensor:
-    """Batches (B, 3, H, W), uint8 or floats in [0, 1] -> (N, D), of unit length, on the CPU."""
-    device = model.get_buffer("mean").device
-    parts = [model.encode_image(images.to(device)).float().cpu() for images in batches]
-    if not parts:
-        raise UserError("no pictures to classify")
-    return torch.cat(parts)
+def with_texts(model: Model) -> Model:
+    """The model with the one of its heads that has a text tower; UserError where none has."""
+    for task, head in model.head.tasks.items():
+        if isinstance(head, ContrastiveHead):
+            return model.alone(task)
+    contrastive_head(model)
+    return model
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,12 @@ class Score:
 
 
 def score(logits: Tensor, labels: Tensor, names: Sequence[str]) -> Score:
-    """logits (N, K), labels (N,) -> the score; UserError where labels are none of the classes."""
+    """logits (N, K), labels (N,) -> the score; UserError where labels are none of the classes, or logits no numbers."""
+    finite = logits.isfinite().all(dim=1)
+    if not finite.all():
+        raise UserError(
+            f"logits of {(~finite).sum().item()} of {len(logits)} pictures are no numbers: check the weights"
+        )
     metric = Accuracy(tuple(names))
     metric.update(list(logits), {"labels": labels})
     sure, predicted = logits.double().softmax(dim=1).max(dim=1)
@@ -118,7 +123,7 @@ def score_templates(
     head, device = contrastive_head(model), model.get_buffer("mean").device
     words = [word for each in classes for word in each.words]
     texts = [fill(template, word) for template in prompts.templates for word in words]
-    found = text_embeddings(model, head.tokenizer, texts, device=device).float().cpu()
+    found = text_embeddings(model, head.tokenizer, texts, device=device).cpu()
     found = found.view(len(prompts.templates), len(words), -1)  # (T, W, D)
     names, counts = tuple(each.name for each in classes), [len(each.words) for each in classes]
 
@@ -126,7 +131,7 @@ def score_templates(
         of_class = [part.flatten(0, 1).mean(0) for part in torch.split(chosen, counts, dim=1)]
         weights = torch.nn.functional.normalize(torch.stack(of_class), dim=-1)
         metric = Accuracy(names)
-        metric.update(list(embeddings @ weights.T), {"labels": labels})
+        metric.update(list(embeddings.to(weights) @ weights.T), {"labels": labels})
         values = metric.compute()
         return TemplateScore(name, values["top1"], values["top5"])
 

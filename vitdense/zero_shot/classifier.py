@@ -31,7 +31,7 @@ def class_embeddings(
     together: int = TOGETHER,
 ) -> Tensor:
     """The prompts of each of K classes -> (K, D), of unit length: the mean of the prompts' embeddings, each of unit
-    length before. open_clip's build_zero_shot_classifier gives the same, transposed."""
+    length before, in fp32 or better. open_clip's build_zero_shot_classifier gives the same, transposed."""
     texts = list(dict.fromkeys(text for of_class in prompts for text in of_class))
     found = text_embeddings(model, tokenize, texts, device=device, together=together)
     place = {text: index for index, text in enumerate(texts)}
@@ -50,20 +50,22 @@ def text_embeddings(
     device: torch.device | str = "cpu",
     together: int = TOGETHER,
 ) -> Tensor:
-    """N texts -> (N, D), of unit length, those of a length together: a tokenizer that trims to the longest of its texts
-    then leaves next to nothing to pad."""
+    """N texts -> (N, D), of unit length, in fp32 or better, those of a length together: a tokenizer that trims to the
+    longest of its texts then leaves next to nothing to pad."""
     order = sorted(range(len(texts)), key=_lengths(tokenize(list(texts))).__getitem__)
     parts = []
     for start in range(0, len(order), together):
         tokens = tokenize([texts[index] for index in order[start : start + together]]).to(device)
         parts.append(model.encode_text(tokens, normalize=True))
     found = torch.cat(parts)
+    found = found.to(torch.promote_types(found.dtype, torch.float32))
     return found[torch.tensor(order, device=found.device).argsort()]
 
 
 def _lengths(tokens: Tensor) -> list[int]:
-    """tokens: (N, L) -> how many columns each text takes before it repeats its last one to the end."""
-    differs = tokens != tokens[:, -1:]
+    """tokens: (N, L) -> how many columns each text takes before padding, which is what the shortest text ends with."""
+    last = tokens[:, -1]
     columns = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-    lengths: list[int] = (differs * columns).amax(dim=1).tolist()
+    filled = ((tokens != last[:, None]) * columns).amax(dim=1)
+    lengths: list[int] = torch.where(last == last[filled.argmin()], filled, tokens.shape[1]).tolist()
     return lengths

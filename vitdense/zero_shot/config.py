@@ -5,14 +5,14 @@ from typing import Any
 from pydantic import SerializeAsAny, field_validator
 
 from vitdense.contracts import DataConfig
-from vitdense.errors import UserError
 from vitdense.registry import Config
-from vitdense.zero_shot.prompts import NAMES, ClassName, Prompts, checked_classes, class_names, read_prompts
+from vitdense.zero_shot.matching import Matched, match_classes
+from vitdense.zero_shot.prompts import NAMES, ClassName, Prompts, class_names, read_prompts
 
 
 class ZeroShotConfig(Config):
-    """`data` has pictures with labels, `templates` are as in tools/zero_shot.py, or a list; `classes` stand in for the
-    data set's own class names, in their order."""
+    """`data` has pictures with labels; `templates` and `classes` are as in tools/zero_shot.py, or lists. Classes, or
+    those that came with the templates, stand in for the data set's own: by the same name, else in their order."""
 
     data: SerializeAsAny[DataConfig]
     data_name: str
@@ -36,19 +36,16 @@ class ZeroShotConfig(Config):
         """The templates."""
         return read_prompts(self.templates)
 
-    def named(self, own: tuple[str, ...]) -> tuple[ClassName, ...]:
-        """Class names for a data set that calls its classes so; UserError where there are more or fewer."""
-        if self.classes is None:
-            return checked_classes([ClassName(name, (name,)) for name in own], f"data set {self.data_name!r}")
-        given = class_names(self.classes)
-        if len(given) != len(own):
-            raise UserError(f"data set {self.data_name!r} has {len(own)} classes, and {len(given)} names are given")
-        return given
+    def matched(self, own: tuple[str, ...]) -> Matched:
+        """Class names for a data set that calls its classes so; UserError where they can't be brought together."""
+        return match_classes(own, self._listed())
+
+    def _listed(self) -> tuple[ClassName, ...]:
+        return self.prompts().classes if self.classes is None else class_names(self.classes)
 
     def written(self) -> dict[str, Any]:
         """As a recipe has it, with what files say in their place: checkpoints are read where those are not."""
         templates = self.templates if self.templates in NAMES else list(self.prompts().templates)
-        named = [] if self.classes is None else class_names(self.classes)
-        classes = [f"{each.name}={'|'.join(each.words)}" for each in named] or None
+        classes = [f"{each.name}={'|'.join(each.words)}" for each in self._listed()] or None
         data = {"name": self.data_name, **self.data.model_dump(mode="json")}
         return {"data": data, "templates": templates, "classes": classes}

@@ -60,7 +60,7 @@ def read_prompts(given: str | Sequence[str]) -> Prompts:
     if given == "plain":
         return Prompts(given, PLAIN)
     if "{}" in given:
-        return Prompts("given", (given,))
+        return _checked(Prompts("given", (given,)))
     file, colon, chosen = given.rpartition(":")
     if colon and file.endswith(".json"):
         return _checked(_read_json(Path(file), chosen))
@@ -95,16 +95,30 @@ def checked_classes(classes: Sequence[ClassName], where: str) -> tuple[ClassName
     """The same; UserError where there is none, or one twice."""
     if not classes:
         raise UserError(f"no class names in {where}: expected one or more, such as cat,dog")
+    for each in classes:
+        for text in (each.name, *each.words):
+            if fault := _fault(text):
+                raise UserError(f"a class name in {where} {fault}")
     twice = [name for name, count in Counter(each.name for each in classes).items() if count > 1]
     if twice:
         raise UserError(f"class names stand twice in {where}: {', '.join(map(repr, twice[:5]))}; name each once")
     return tuple(classes)
 
 
+def _fault(text: str) -> str | None:
+    """Why this is no text to be encoded, None where it is one."""
+    # Imported here: it comes with all readers of data, and backbones alone are to stay light.
+    from vitdense.data.captions.rows import text_fault
+
+    return text_fault(text)
+
+
 def _checked(prompts: Prompts) -> Prompts:
     if not prompts.templates:
         raise UserError(f"no templates in prompts {prompts.name!r}: expected one or more, such as {PLAIN[0]!r}")
     for template in prompts.templates:
+        if fault := _fault(template):
+            raise UserError(f"a template of prompts {prompts.name!r} {fault}")
         if "{}" not in template:
             raise UserError(f"template {template!r} of prompts {prompts.name!r} has no {{}} for the class name")
     return prompts
@@ -132,13 +146,18 @@ def _read_json(path: Path, chosen: str | None) -> Prompts:
         if chosen not in found:
             raise UserError(f"no prompts {chosen!r} in {path}{nearest(chosen, found)}; there are: {', '.join(found)}")
         found = found[chosen]
-    templates, classes = found.get("templates"), found.get("classes", [])
+        found = {"templates": found} if isinstance(found, list) else found
+        if not isinstance(found, dict):
+            raise DataError(f"{path}: expected {chosen!r} to hold templates, got {type(found).__name__}")
+    templates: Any = found.get("templates")
+    classes = found.get("classes", [])
     if not _is_texts(templates):
         raise DataError(f"{path}: 'templates' must be a list of texts")
     if not isinstance(classes, list):
         raise DataError(f"{path}: 'classes' must be a list of names")
     named = [_class_name(each, str(path)) for each in classes]
-    return Prompts(chosen or path.stem, tuple(templates), _told_apart(named))
+    apart = checked_classes(_told_apart(named), str(path)) if named else ()
+    return Prompts(chosen or path.stem, tuple(templates), apart)
 
 
 def _told_apart(classes: Sequence[ClassName]) -> tuple[ClassName, ...]:

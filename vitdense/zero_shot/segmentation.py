@@ -36,7 +36,7 @@ def build_segmenter(
         classes=classifier.names,
         palette=make_palette(len(classes)),
         inference=inference or model.inference,
-    ).to(classifier.weights.device)
+    ).to(model.get_buffer("mean"))
 
 
 class ProjectedCells(Backbone):
