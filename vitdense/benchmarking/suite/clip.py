@@ -1,5 +1,6 @@
 """The row of a training step of CLIP ViT-B/32 on captions of real lengths, against open_clip and transformers."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,14 +16,18 @@ from vitdense.weights.whole import clip, open_clip
 
 LENGTHS = (8, 9, 10, 11, 12, 13, 13, 14, 14, 15, 16, 16, 17, 18, 20, 23)
 """Tokens of captions with both marks: the middles of sixteenths of 2000 captions of Flickr8k."""
+ENOUGH = 4
+"""So many pairs are enough to compare gradients, which is done in double precision."""
 BATCH, CONTEXT, START, END = 16, 77, 49406, 49407
 TINY_SIDE, FULL_SIDE = 32, 224
 NOTES = (
     "Texts are as long as sixteenths of Flickr8k's captions, 8 to 23 tokens; both peers compute all 77 places.",
     "A training step is forward, loss and backward, without the optimizer; the peak holds the gradients.",
+    f"Gradients are compared in double precision, of {ENOUGH} pairs.",
 )
 
-Learn = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+Learn = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""A network, pictures and tokens -> the loss, and the embeddings of both."""
 Renamed = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
@@ -48,19 +53,24 @@ class ClipJob(Job):
         self._run()
 
     def outcome(self) -> Outcome:
-        """Loss, embeddings, and gradients of all weights."""
+        """Loss and embeddings; and in double precision, of a few pairs, the gradients of all weights."""
         loss, images, texts = self._run()
         found = {"loss": loss.detach(), "images": images.detach(), "texts": texts.detach()}
+        if self.conditions.compiled or self.conditions.precision == "bf16":
+            return found
+        network = copy.deepcopy(self.network).double()
+        network.zero_grad(set_to_none=True)
+        self.learn(network, self.images[:ENOUGH].double(), self.tokens[:ENOUGH])[0].backward()  # type: ignore[no-untyped-call]
         grown = {
-            name: torch.zeros_like(each) if each.grad is None else each.grad.clone()
-            for name, each in self.network.named_parameters()
+            name: torch.zeros_like(each) if each.grad is None else each.grad
+            for name, each in network.named_parameters()
         }
         return found | {f"gradient of {name}": each for name, each in self.rename(grown).items()}
 
     def _run(self) -> tuple[Tensor, Tensor, Tensor]:
         self.network.zero_grad(set_to_none=True)
         with self.conditions.autocast():
-            found = self.learn(self.images, self.tokens)
+            found = self.learn(self.network, self.images, self.tokens)
         found[0].backward()  # type: ignore[no-untyped-call]
         return found
 
@@ -111,12 +121,16 @@ def _twin(read: Callable[[Checkpoint], Any], state: dict[str, Tensor], config: d
     return build_whole(read(Checkpoint({key: each.cpu() for key, each in state.items()}, "the peer", config=config)))
 
 
+def _named(model: nn.Module) -> dict[str, Tensor]:
+    return {name: each.detach() for name, each in model.named_parameters()}
+
+
 def _our_job(model: Any, conditions: Conditions) -> ClipJob:
-    def learn(images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def learn(network: Any, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # What the tokenizer does when a batch is put together.
         batch: Any = {"tokens": tokens[:, : int(tokens.argmax(dim=1).max()) + 1]}
-        outputs = model.head(model.features(images), batch)
-        loss = torch.stack(list(model.head.losses(outputs, batch).values())).sum()
+        outputs = network.head(network.features(images), batch)
+        loss = torch.stack(list(network.head.losses(outputs, batch).values())).sum()
         return loss, outputs["image_embeddings"], outputs["text_embeddings"]
 
     return ClipJob(model, learn, conditions)
@@ -127,7 +141,7 @@ def _open_clip_job(network: Any, conditions: Conditions, rename: Renamed = dict)
 
     compare: Any = open_clip.loss.ClipLoss()
 
-    def learn(images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def learn(network: Any, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pictures, texts, scale = network(images, tokens)
         return compare(pictures, texts, scale), pictures, texts
 
@@ -135,7 +149,7 @@ def _open_clip_job(network: Any, conditions: Conditions, rename: Renamed = dict)
 
 
 def _transformers_job(network: Any, conditions: Conditions, rename: Renamed = dict) -> ClipJob:
-    def learn(images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def learn(network: Any, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         found = network(input_ids=tokens, pixel_values=images, return_loss=True)
         return found.loss, found.image_embeds, found.text_embeds
 
@@ -151,7 +165,7 @@ def _pair_open_clip(conditions: Conditions) -> Pair:
     network, described = _open_clip(conditions)
 
     def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return dict(_twin(open_clip.read, state, {"model_cfg": described}).named_parameters())
+        return _named(_twin(open_clip.read, state, {"model_cfg": described}))
 
     ours = _twin(open_clip.read, network.state_dict(), {"model_cfg": described})
     return Pair(_our_job(ours, conditions), _open_clip_job(network, conditions, rename))
@@ -161,7 +175,7 @@ def _pair_transformers(conditions: Conditions) -> Pair:
     network, config = _transformers(conditions)
 
     def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return dict(_twin(clip.read, state, config).named_parameters())
+        return _named(_twin(clip.read, state, config))
 
     ours = _twin(clip.read, network.state_dict(), config)
     return Pair(_our_job(ours, conditions), _transformers_job(network, conditions, rename))
