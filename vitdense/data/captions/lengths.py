@@ -65,7 +65,8 @@ class SortedSamples(CaptionSamples):
         drawn = [
             0 if count == 1 else self.draw_caption(epoch, i, int(count))[0] for i, count in enumerate(self._counts)
         ]
-        return self._lengths[np.cumsum(self._counts) - self._counts + np.array(drawn, np.int64)]
+        found: Indices = self._lengths[np.cumsum(self._counts) - self._counts + np.array(drawn, np.int64)]
+        return found
 
 
 def step_cuts(length: int, epoch: int, batch_size: int) -> Indices:
