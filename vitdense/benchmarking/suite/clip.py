@@ -21,7 +21,7 @@ BATCH, CONTEXT, START, END = 16, 77, 49406, 49407
 TINY_SIDE, FULL_SIDE = 32, 224
 NOTES = (
     "Texts are as long as sixteenths of Flickr8k's captions, 8 to 23 tokens; both peers compute all 77 places.",
-    "A training step is forward, loss and backward, without the optimizer; the peak holds the gradients.",
+    "A training step is forward, loss and backward, without the optimizer; the peak is above weights and gradients.",
     f"Gradients are compared in double precision, of {ENOUGH} pairs.",
 )
 
