@@ -134,8 +134,8 @@ class Clip(ContrastiveHead):
         return outputs
 
     def bound_scale(self) -> None:
-        """What the last step made too large goes back to the bound, as in open_clip; a clamp in the graph would stay
-        without gradient there."""
+        """What the last step made too large goes back to the bound, as CLIP's authors have it (2.5; open_clip bounds it
+        from below too); a clamp in the graph would stay without gradient there."""
         if self.training and self.max_scale is not None:
             with torch.no_grad():
                 self.logit_scale.clamp_(max=math.log(self.max_scale))

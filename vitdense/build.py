@@ -95,7 +95,8 @@ def create_backbone(
 ) -> Backbone:
     """A backbone by registry name, `adapter` by name or as {"name": ..., options}; UserError names what is wrong.
 
-    weights: "default", "timm/<model>.<tag>", "hf/<repo>", a file or folder, or a mapping of tensors.
+    weights: "default", "timm/<model>.<tag>", "hf/<repo>", a file or folder, a checkpoint of a run of ours
+    ("runs/x/best"), whatever its head, or a mapping of tensors.
     """
     config = BACKBONES.create_or_tell(name, options)
     chosen = {"name": adapter} if isinstance(adapter, str) else dict(adapter or {})
@@ -110,9 +111,11 @@ def _build_backbone(config: BackboneConfig, weights: str | Path | Mapping[str, T
         backbone = config.build()
         backbone.config = config
         return backbone
+    from vitdense.runs import find_run, read_run
     from vitdense.weights import read_weights
 
-    return fill_backbone(config, read_weights(weights, config))
+    run = find_run(weights)
+    return fill_backbone(config, read_weights(weights, config) if run is None else read_run(run, config))
 
 
 def fill_backbone(config: BackboneConfig, found: "Weights") -> Backbone:

@@ -19,7 +19,7 @@ from vitdense.model import Model, blank_padding
 from vitdense.pictures import make_palette
 from vitdense.registry import faults_of
 from vitdense.weights.whole.families import read_whole
-from vitdense.weights.whole.parts import Part
+from vitdense.weights.whole.parts import Part, Whole
 
 
 class PaddedModel(Model):
@@ -58,7 +58,11 @@ def build_published(source: str | Path, overrides: Sequence[str] = ()) -> Padded
     """A published model with its weights, in eval mode; WeightsError names tensors that are missing or left over."""
     given = _given(overrides)
     whole = read_whole(source, given.pop("architecture", None))
-    inference = _inference(given, whole.inference)
+    return build_whole(whole, _inference(given, whole.inference))
+
+
+def build_whole(whole: Whole, inference: InferenceConfig | None = None) -> PaddedModel:
+    """A model of parts that were read, in eval mode; WeightsError names tensors that are missing or left over."""
     config = BACKBONES.create(whole.backbone, whole.options)
     backbone = fill_backbone(config, whole.read_backbone(config))
     if whole.adapter is not None:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from vitdense.benchmarking.rows import OURS, Row
 from vitdense.benchmarking.suite import (
     boxes_data,
+    clip,
     coco,
+    contrastive,
     deformable,
     detr,
     dpt,
@@ -23,7 +25,22 @@ from vitdense.errors import UserError
 
 ROWS: dict[str, Row] = {
     row.name: row
-    for rows in (swin, vit, pixels, fusion, upernet, dpt, coco, detr, deformable, rtdetr, boxes_data, zero_shot)
+    for rows in (
+        swin,
+        vit,
+        pixels,
+        fusion,
+        upernet,
+        dpt,
+        coco,
+        detr,
+        deformable,
+        rtdetr,
+        boxes_data,
+        zero_shot,
+        clip,
+        contrastive,
+    )
     for row in rows.ROWS
 }
 

@@ -70,6 +70,8 @@ def transformers_preprocessor(backbone: Backbone, *, kind: str, size: int) -> di
         "image_processor_type": kind,
         "do_resize": True,
         "size": {"height": size, "width": size},
+        # CLIP's would crop 224 pixels of every size.
+        "do_center_crop": False,
         "resample": 3,
         "do_rescale": True,
         "rescale_factor": 1 / 255,

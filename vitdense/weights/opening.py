@@ -124,10 +124,10 @@ def _settings(folder: Path | None) -> dict[str, Mapping[str, Any]]:
     # Processors of pictures and texts together hold the former's facts under a name.
     both = found.get("processor_config.json", {}).get("image_processor") or {}
     preprocessor = found.get("preprocessor_config.json", both)
-    return {"config": config, "preprocessor": preprocessor, "recipe": _read_recipe(folder / RECIPE)}
+    return {"config": config, "preprocessor": preprocessor, "recipe": read_recipe(folder / RECIPE)}
 
 
-def _read_recipe(path: Path) -> Mapping[str, Any]:
+def read_recipe(path: Path) -> Mapping[str, Any]:
     """The backbone's part of a recipe, which lies in the checkpoints of our own runs."""
     if not path.is_file():
         return {}

@@ -20,6 +20,9 @@ from vitdense.weights.resizing import BIAS_TABLE, position_slots
 # What a dialect sees in the tensors themselves.
 _SHOWN = {"image_size", "final_norm", "positions", "pool"}
 
+# Options that a backbone of the same name doesn't take over from a run: how it learned, and what it gave.
+_OF_TRAINING = {"name", "weights", "out_indices", "drop_path", "grad_checkpointing", "frozen_stages"}
+
 # Options that change the numbers of a network, and no name and no shape in it.
 _BUILT = {"layer_norm_eps", "activation", "mean", "std", "num_heads", "window_order", "always_shift", "rope_grid"}
 _BUILT |= {"position_interpolation", "position_antialias", "position_offset"}
@@ -60,6 +63,26 @@ def read_checkpoint(checkpoint: Checkpoint, config: BackboneConfig) -> Weights:
     )
 
 
+def own_weights(
+    state: Mapping[str, Tensor],
+    source: str,
+    config: BackboneConfig,
+    recipe: Mapping[str, Any],
+    left_out: tuple[str, ...],
+) -> Weights:
+    """The backbone of one of our own runs, under the very names that it has here; `recipe` says how it was built."""
+    _refuse_broken(state, source)
+    if recipe.get("name") == config.preset:
+        options = {name: value for name, value in recipe.items() if name not in _OF_TRAINING}
+    else:
+        options = _of_own_run(Checkpoint(state, source, recipe=recipe))
+    options = _stored_size(state) | {name: value for name, value in options.items() if value is not None}
+    _same_heads(options.pop("num_heads", None), config, source)
+    known = {name: value for name, value in options.items() if name in type(config).model_fields}
+    kind = type(config).__name__.removesuffix("Config").lower()
+    return Weights(state, source, family="vitdense", architecture=kind, options=known, left_out=left_out)
+
+
 def _are_ours(checkpoint: Checkpoint, below: Mapping[str, str], state: Mapping[str, Tensor]) -> bool:
     """Whether every tensor has our name and shape already, with no file beside it that says whose network it was.
 
@@ -78,7 +101,8 @@ def _same_heads(theirs: int | tuple[int, ...] | list[int] | None, config: Backbo
     """The number of heads shows in no tensor's shape, so that a wrong one would load and be silently wrong."""
     ours = config.model_dump().get("num_heads")
     theirs = tuple(theirs) if isinstance(theirs, list) else theirs
-    if theirs is not None and ours is not None and theirs != ours:
+    # One number for a pyramid of several, or several for one: its shapes tell of another family.
+    if theirs is not None and type(theirs) is type(ours) and theirs != ours:
         raise WeightsError(f"{source} has {theirs} attention heads, and num_heads is {ours} here")
 
 

@@ -58,12 +58,15 @@ def test_what_is_timed_of_ours_runs_at_its_batch(name: str) -> None:
     except AbsentError as reason:
         absent(reason)
     job.step()
-    maps = [each for key, each in job.outcome().items() if key.startswith(("map", "logits"))]
+    maps = [each for key, each in job.outcome().items() if key.startswith(("map", "logits", "images"))]
     assert {each.shape[0] for each in maps} == {2} or name in (
         "miou",
         "coco_eval",
         "matcher",
-    )  # of all pictures together
+        "zero_shot_classifier",
+        "clip_loss",
+        "siglip_loss",
+    )  # of all pictures together, or of texts
 
 
 def test_training_compares_every_gradient() -> None:

@@ -11,9 +11,10 @@ from pydantic import Field, PositiveInt, model_validator
 from vitdense.contracts import DATA, DataConfig, Split
 from vitdense.data import images
 from vitdense.data.boxes.records import Fault, short
+from vitdense.data.captions.lengths import ListedSamples, SortedConfig
 from vitdense.data.captions.rows import Row, choose_column, read_rows, text_fault
-from vitdense.data.captions.samples import CaptionSamples, Entry, ListedSamples
-from vitdense.data.captions.views import Picture, PictureDataConfig
+from vitdense.data.captions.samples import CaptionSamples, Entry
+from vitdense.data.captions.views import Picture
 from vitdense.errors import DataError
 
 IMAGE_KEYS = ("image", "file_name", "filename", "filepath", "image_path", "path", "img")
@@ -53,7 +54,7 @@ class Cut(DataConfig):
         return (number < (self.val_share or 0.0) * 2**64) == (split == "val")
 
 
-class CaptionFilesConfig(PictureDataConfig, Cut):
+class CaptionFilesConfig(SortedConfig, Cut):
     """What both layouts share."""
 
     def samples(self, entries: Iterable[Entry], faults: Sequence[Fault], split: Split, where: Path) -> CaptionSamples:

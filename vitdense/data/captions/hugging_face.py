@@ -1,18 +1,20 @@
 """`hf_captions`: data sets of the Hugging Face hub, or saved ones, through the `datasets` package."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from vitdense.contracts import DATA, Split
 from vitdense.data.captions.files import CAPTION_KEYS, IMAGE_KEYS
+from vitdense.data.captions.lengths import SortedConfig, SortedSamples
 from vitdense.data.captions.rows import choose_column, text_fault
-from vitdense.data.captions.samples import CaptionSamples, Entry
-from vitdense.data.captions.views import Picture, PictureDataConfig
+from vitdense.data.captions.samples import Entry
+from vitdense.data.captions.views import Picture
 from vitdense.errors import DataError, UserError
 
 
 @DATA.register("hf_captions")
-class HuggingFaceCaptionsConfig(PictureDataConfig):
+class HuggingFaceCaptionsConfig(SortedConfig):
     """`root` is a folder that `save_to_disk` wrote, or a name of the hub with its `subset`; `image_key` is the column
     of pictures, `caption_key` that of texts or lists of them.
     """
@@ -43,7 +45,7 @@ class HuggingFaceCaptionsConfig(PictureDataConfig):
             raise DataError(f"{self.root}: split {split!r}: {fault}") from None
 
 
-class TableSamples(CaptionSamples):
+class TableSamples(SortedSamples):
     """Rows of a table whose pictures stay encoded until they are read."""
 
     def __init__(self, config: HuggingFaceCaptionsConfig, split: Split, table: Any) -> None:
@@ -60,6 +62,12 @@ class TableSamples(CaptionSamples):
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def captions(self) -> Iterable[Sequence[str]]:
+        """The column; what is no text has no length."""
+        for found in self.table[self.caption]:
+            each = found if isinstance(found, list) and found else [found]
+            yield [caption if isinstance(caption, str) else "" for caption in each]
 
     def entry(self, epoch: int, index: int) -> Entry:
         """The row at `index`."""

@@ -46,9 +46,14 @@ class CaptionSamples(Samples):
         entry = self.entry(*key)
         if self.split == "val":
             return Sample(id=entry.id, image=self.views.whole(entry.picture), captions=list(entry.captions))
-        generator = np.random.default_rng([self.seed, *key])
-        caption = entry.captions[int(generator.integers(len(entry.captions)))]
-        return Sample(id=entry.id, image=self.views.drawn(entry.picture, generator), captions=[caption])
+        chosen, generator = self.draw_caption(*key, len(entry.captions))
+        image = self.views.drawn(entry.picture, generator)
+        return Sample(id=entry.id, image=image, captions=[entry.captions[chosen]])
+
+    def draw_caption(self, epoch: int, index: int, count: int) -> tuple[int, np.random.Generator]:
+        """Which of `count` captions a sample has in training, and what draws the rest of it."""
+        generator = np.random.default_rng([self.seed, epoch, index])
+        return int(generator.integers(count)), generator
 
     def audit(self, *, limit: int | None = None, report: Callable[[str], None] | None = None) -> list[str]:
         """What reading the records found, then headers of pictures, and at most `limit` of them read in full."""
@@ -57,20 +62,3 @@ class CaptionSamples(Samples):
     def survey(self, report: Callable[[str], None] | None = None) -> CaptionAudit:
         """The same with counts, of all pictures."""
         return audit_captions(self, limit=None, report=report)
-
-
-class ListedSamples(CaptionSamples):
-    """Entries that are in memory, with pictures in files."""
-
-    def __init__(
-        self, config: PictureDataConfig, split: Split, entries: Sequence[Entry], faults: Sequence[Fault]
-    ) -> None:
-        super().__init__(config, split, faults)
-        self.entries = tuple(entries)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def entry(self, epoch: int, index: int) -> Entry:
-        """The entry at `index`."""
-        return self.entries[index]

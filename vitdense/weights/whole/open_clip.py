@@ -1,5 +1,5 @@
-"""open_clip's models (https://github.com/mlfoundations/open_clip) under its names, which are OpenAI's: CLIP, CLIPA and
-SigLIP whole, their text towers on whatever picture tower open_clip has."""
+"""open_clip's models (https://github.com/mlfoundations/open_clip) under its names, which are OpenAI's: CLIP, CLIPA,
+SigLIP and CoCa whole, the text towers of all but CoCa on whatever picture tower open_clip has."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +9,7 @@ from torch import Tensor
 from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
 from vitdense.weights.rows import Change, Row, translate
+from vitdense.weights.whole import open_clip_coca as coca
 from vitdense.weights.whole.clip import CLIP_VOCABULARY, number, ratio
 from vitdense.weights.whole.open_clip_names import named, recognised
 from vitdense.weights.whole.open_clip_towers import ABSENT, Tower, activation, take_tower
@@ -50,11 +51,14 @@ def read(checkpoint: Checkpoint, architecture: str | None = None) -> Whole:
     _refuse_others(checkpoint)
     parts = Parts(checkpoint.source, dict(checkpoint.state))
     idle = tuple(parts.take(*_MARKS, *_MASKS))
-    tower = take_tower(checkpoint, parts)
+    captions = coca.is_of(parts.state)
+    captioner = coca.take_captioner(parts, checkpoint.config["model_cfg"]) if captions else {}
+    tower = take_tower(checkpoint, parts, captions=captions)
     layer = any(key.endswith("text_projection.weight") for key in parts.state)
-    done = translate(parts.take("text.", strip="text.") | parts.take(""), LAYER if layer else MATRIX, "in")
+    table = (LAYER if layer else MATRIX) + (coca.CLASS_TOKEN if captions else ())
+    done = translate(parts.take("text.", strip="text.") | parts.take(""), table, "in")
     parts.finish(done.strange)
-    state = done.state | dict(tower.projection)
+    state = done.state | dict(tower.projection) | captioner
     return Whole(
         checkpoint.source,
         backbone=tower.backbone,
@@ -87,8 +91,8 @@ def _described(checkpoint: Checkpoint, architecture: str | None) -> Checkpoint:
 def _refuse_others(checkpoint: Checkpoint) -> None:
     """WeightsError for what has parts that no head here has."""
     model, state = checkpoint.config["model_cfg"], checkpoint.state
-    if model.get("multimodal_cfg") or any(key.startswith("text_decoder.") for key in state):
-        raise WeightsError(f"{checkpoint.source} is a CoCa, whose decoder and poolers are not taken here")
+    if model.get("multimodal_cfg") and not coca.is_of(state):
+        raise WeightsError(f"{checkpoint.source} is described as a CoCa, and has no text_decoder: {first(state)}")
     text: Mapping[str, Any] = model.get("text_cfg", {})
     if text.get("hf_model_name") or not any(key.endswith("ln_final.weight") for key in state):
         kind = text.get("hf_model_name") or "of another library"
@@ -96,7 +100,7 @@ def _refuse_others(checkpoint: Checkpoint) -> None:
 
 
 def _head(checkpoint: Checkpoint, tower: Tower, state: Mapping[str, Tensor]) -> Part:
-    """SigLIP's where there is a bias, else CLIP's."""
+    """CoCa's where captions are written, SigLIP's where there is a bias, else CLIP's."""
     absent = [key for key in ("text.token_embed.weight", "text.pos_embed", "logit_scale") if key not in state]
     if absent:
         raise WeightsError(f"{checkpoint.source} lacks what head clip calls {first(absent)}")
@@ -107,6 +111,8 @@ def _head(checkpoint: Checkpoint, tower: Tower, state: Mapping[str, Tensor]) -> 
         options[f"{name}_projection"] = kind if f"{name}_proj.weight" in state else "none"
     bias = state.get("logit_bias")
     options["bias"] = None if bias is None else float(bias)
+    if "pool.query" in state:
+        return Part("coca", options | coca.options_of(checkpoint.config["model_cfg"], state), state)
     return Part("clip" if bias is None else "siglip", options, state)
 
 
@@ -122,7 +128,8 @@ def _text(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> dict[str, Any]
     """How the text tower was built; its tensors say the rest."""
     model = checkpoint.config["model_cfg"]
     text: Mapping[str, Any] = model.get("text_cfg", {})
-    expect(checkpoint.source, text, {"ls_init_value": None, "embed_cls": False, **ABSENT})
+    captions = "text.cls_token" in state
+    expect(checkpoint.source, text, {"ls_init_value": None, "embed_cls": captions, **ABSENT})
     pool = text.get("pool_type", "argmax")
     if pool not in _POOLS:
         raise WeightsError(
@@ -130,17 +137,17 @@ def _text(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> dict[str, Any]
         )
     vocab, width = state["text.token_embed.weight"].shape
     return {
-        "name": "clip_text_base",
+        "name": "coca_text_base" if captions else "clip_text_base",
         "width": width,
         "depth": count_of(state, r"text\.blocks\.(\d+)\."),
         "num_heads": text.get("heads", 8) or width // 64,
-        "context": len(state["text.pos_embed"]),
+        "context": len(state["text.pos_embed"]) - captions,
         "vocab": vocab,
         "mlp_ratio": ratio(len(state["text.blocks.0.mlp.fc1.weight"]), width),
         "activation": activation(model, text),
         "layer_norm_eps": (text.get("norm_kwargs") or {}).get("eps", 1e-5),
         "causal": not text.get("no_causal_mask", False),
-        "pool": _POOLS[pool],
+        "pool": "class" if captions else _POOLS[pool],
         "end_token": text.get("eos_id", 2) if pool == "eos" else None,
         "tokenizer": _tokenizer(text, vocab),
     }

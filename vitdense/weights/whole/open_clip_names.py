@@ -65,6 +65,11 @@ def recognised(checkpoint: Checkpoint) -> Checkpoint:
             f"{checkpoint.source} may be {' or '.join(sorted(told.values()))} of open_clip, which differ in what its "
             f"tensors don't show; say which, as in architecture={min(told.values())}"
         )
+    if not told and "text_decoder.text_projection" in checkpoint.state:
+        raise WeightsError(
+            f"{checkpoint.source} is a CoCa that says nothing of its heads, and none of open_clip's has its shapes: "
+            "put open_clip_config.json beside open_clip_model.safetensors"
+        )
     widths = len(checkpoint.state["visual.conv1.weight"]), _width_of_texts(checkpoint.state)
     if not told and any(width % 64 for width in widths):
         raise WeightsError(
@@ -142,9 +147,10 @@ def _shape_of_state(state: Mapping[str, Tensor]) -> tuple[object, ...]:
         "visual.ln_pre.weight" in state,
         len(text["ln_final.weight"]),
         count_of(text, r"transformer\.resblocks\.(\d+)\."),
-        len(text["positional_embedding"]),
+        len(text["positional_embedding"]) - ("cls_emb" in text),
         len(text["token_embedding.weight"]),
         state["visual.proj"].shape[1],
+        "text_decoder.text_projection" in state,
     )
 
 
@@ -163,4 +169,5 @@ def _shape_of_config(described: Mapping[str, Any]) -> tuple[object, ...] | None:
         text.get("context_length", 77),
         text.get("vocab_size", 49408),
         described.get("embed_dim"),
+        "multimodal_cfg" in described,
     )

@@ -31,8 +31,9 @@ class Tower:
     size: tuple[int, int]
 
 
-def take_tower(checkpoint: Checkpoint, parts: Parts) -> Tower:
-    """The tower and what projects its vector; WeightsError says what of it is not taken."""
+def take_tower(checkpoint: Checkpoint, parts: Parts, *, captions: bool = False) -> Tower:
+    """The tower and what projects its vector; WeightsError says what of it is not taken. Of a model that writes
+    `captions` it is a ViT of open_clip's own, whose pool has been taken before."""
     model = checkpoint.config["model_cfg"]
     vision: Mapping[str, Any] = model["vision_cfg"]
     projection = parts.take(*_PROJECTION)
@@ -40,16 +41,20 @@ def take_tower(checkpoint: Checkpoint, parts: Parts) -> Tower:
     pixels = {name: checkpoint.config.get("preprocess_cfg", {}).get(name) for name in ("mean", "std")}
     pixels = {name: tuple(value) for name, value in pixels.items() if value is not None}
     if "visual.class_embedding" in state and "visual.conv1.weight" in state:
-        return _own(checkpoint, state, projection)
+        return _own(checkpoint, state, projection, captions)
+    if captions:
+        raise WeightsError(f"{checkpoint.source} is a CoCa whose picture tower is no ViT of open_clip's own")
     if _is_siglip(state, vision):
         return _siglip(checkpoint, state, pixels)
     return _foreign(checkpoint, state, projection, pixels)
 
 
-def _own(checkpoint: Checkpoint, state: Mapping[str, Tensor], projection: Mapping[str, Tensor]) -> Tower:
+def _own(
+    checkpoint: Checkpoint, state: Mapping[str, Tensor], projection: Mapping[str, Tensor], captions: bool
+) -> Tower:
     """open_clip's VisionTransformer, CLIPA's form of it too."""
     vision: Mapping[str, Any] = checkpoint.config["model_cfg"]["vision_cfg"]
-    expect(checkpoint.source, vision, {"attentional_pool": False, **ABSENT})
+    expect(checkpoint.source, vision, {"attentional_pool": captions, **ABSENT})
     below = {key.removeprefix("visual."): tensor for key, tensor in state.items()}
     width, patch = len(below["conv1.weight"]), below["conv1.weight"].shape[-1]
     side = _side(checkpoint, len(below["positional_embedding"]) - 1, patch)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vitdense.contracts import Samples
-from vitdense.data.captions.samples import ListedSamples
+from vitdense.data.captions.lengths import ListedSamples
 from vitdense.errors import DataError
 
 from .conftest import build, write_pictures
