@@ -14,9 +14,9 @@ def heat_over(image: Image.Image | ArrayLike, heat: ArrayLike, *, alpha: float =
     """The picture (H, W, 3) in grey under a map (h, w) of any scale: its least is dark, its most bright."""
     picture, values = as_picture(image), np.asarray(heat, dtype=np.float32)
     grey = np.asarray(Image.fromarray(picture).convert("L"), dtype=np.float32)[..., None]
-    level = np.rint(255 * _stretched(values)).astype(np.uint8)
     size = (picture.shape[1], picture.shape[0])
-    level = cv2.resize(level, size, interpolation=cv2.INTER_NEAREST)  # cells stay cells
+    large = cv2.resize(_stretched(values), size, interpolation=cv2.INTER_NEAREST)  # cells stay cells
+    level = np.rint(255 * large).astype(np.uint8)
     colours = cv2.applyColorMap(level, cv2.COLORMAP_MAGMA)[..., ::-1].astype(np.float32)  # BGR -> RGB
     return np.rint(grey + (colours - grey) * alpha).astype(np.uint8)
 

@@ -39,10 +39,10 @@ def pair() -> tuple[Backbone, list[Tensor], Tensor]:
     """A ViT, transformers' attentions with the same weights (B, heads, N, N), and pictures."""
     torch.manual_seed(0)
     config = transformers.ViTConfig(
-        hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=96, image_size=32, patch_size=8,
-        attn_implementation="eager",
+        hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=96, image_size=32, patch_size=8
     )  # fmt: skip
-    theirs = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    theirs: Any = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    theirs.set_attn_implementation("eager")
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.normal_(std=0.25)

@@ -59,9 +59,9 @@ class SortedSamples(CaptionSamples):
     def lengths(self, epoch: int) -> Indices:
         """(N,): about the tokens of the caption that each sample has in this epoch."""
         if self._counts is None or self._lengths is None:
-            found = [[len(PIECES.findall(caption)) for caption in captions] for captions in self.captions()]
-            self._counts = np.array([len(each) for each in found], np.int64)
-            self._lengths = np.array([length for each in found for length in each], np.int64)
+            pieces = [[len(PIECES.findall(caption)) for caption in captions] for captions in self.captions()]
+            self._counts = np.array([len(each) for each in pieces], np.int64)
+            self._lengths = np.array([length for each in pieces for length in each], np.int64)
         drawn = [
             0 if count == 1 else self.draw_caption(epoch, i, int(count))[0] for i, count in enumerate(self._counts)
         ]
