@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 import vitdense
 from vitdense.contracts import Backbone
@@ -41,7 +41,7 @@ def pair() -> tuple[Backbone, list[Tensor], Tensor]:
     config = transformers.ViTConfig(
         hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=96, image_size=32, patch_size=8
     )  # fmt: skip
-    theirs: Any = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    theirs: Any = nn.Module.eval(transformers.ViTModel(config, add_pooling_layer=False))
     theirs.set_attn_implementation("eager")
     with torch.no_grad():
         for parameter in theirs.parameters():
