@@ -1,0 +1,3 @@
+"""Clips: videos in files, and embedded ones."""
+
+from vitdense.data.clips import shapes_video as shapes_video

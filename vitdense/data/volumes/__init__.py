@@ -1,0 +1,3 @@
+"""Volumes: files of CT, MRI and arrays, and embedded ones."""
+
+from vitdense.data.volumes import shapes_volume as shapes_volume
