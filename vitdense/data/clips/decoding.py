@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -51,6 +52,11 @@ class Video:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
+
+    @property
+    def average_rate(self) -> Fraction | None:
+        """Frames per second, None where the file doesn't say."""
+        return self._stream.average_rate  # type: ignore[no-any-return]
 
     def times(self) -> NDArray[np.float64]:
         """(N,): the seconds from the first frame to each, growing; of constant rate where the file doesn't say."""
@@ -138,8 +144,8 @@ class Video:
         # AVI has no times of frames that are stored in another order than shown, and what is made up for them is wrong.
         if not (self._container.format.name == "avi" and self._stream.codec_context.has_b_frames):
             self._marks = _Marks(pts, sorted(place[time] for time, is_key in found if is_key) or [0])
-        base = float(self._stream.time_base)
-        return (np.array(pts, np.float64) - pts[0]) * base
+        times: NDArray[np.float64] = (np.array(pts, np.float64) - pts[0]) * float(self._stream.time_base)
+        return times
 
     # ------------------------------------------------------------ frames
 
