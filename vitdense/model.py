@@ -49,11 +49,15 @@ class Model(nn.Module):
         self.palette = tuple(palette)
         self.category_ids = tuple(category_ids)
         self.inference = inference or InferenceConfig()
-        self.register_buffer("mean", torch.tensor(backbone.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(backbone.std).view(-1, 1, 1), persistent=False)
+        # One number for each channel, before as many axes as an input of this backbone has behind its channels.
+        axes = 2 if all(level.time_stride is None for level in backbone.levels) else 3
+        shape = (-1, *[1] * axes)
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std).view(shape), persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """images: (B, C, H, W), uint8 or floats in [0, 1] -> floats with the weights' own mean and deviation."""
+        """images: (B, C, H, W), or clips (B, C, T, H, W); uint8 or floats in [0, 1] -> floats, with the weights' own
+        mean and deviation."""
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
         images = images.to(mean.dtype) if images.is_floating_point() else images.to(mean.dtype) / 255
         return (images - mean) / std
