@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from heads import create_head
 from heads.frames import fold, of_frames, resize_3d, unfold
+from heads.linear_3d import shuffle_3d
 from vitdense.contracts import Batch, Head, Level
 from vitdense.errors import UserError
 
@@ -130,6 +131,16 @@ def test_linear_3d_is_a_matrix_on_maps_of_one_size(dtype: torch.dtype) -> None:
     weight, bias = head.get_parameter("classifier.weight")[..., 0, 0, 0], head.get_parameter("classifier.bias")
     expected = torch.einsum("kc,bcthw->bkthw", weight, torch.cat(maps, dim=1)) + bias.view(-1, 1, 1, 1)
     torch.testing.assert_close(head(maps, {})["logits"], expected, rtol=0, atol=bound(dtype))
+
+
+def test_finer_logits_lie_inside_their_cell() -> None:
+    maps = torch.arange(12.0)[None, :, None, None, None] + torch.tensor([0.0, 100.0]).view(1, 1, 1, 1, 2)
+    found = shuffle_3d(maps, (1, 2, 3))
+    assert found.shape == (1, 2, 1, 2, 6)
+    assert found[0, 0, 0].tolist() == [[0, 1, 2, 100, 101, 102], [3, 4, 5, 103, 104, 105]]
+    assert found[0, 1, 0, 0, 0] == 6
+    head = create_head("linear_3d", levels(2), num_classes=5, finer=[2, 4, 4])
+    assert head(maps_of(levels(2), 6), {})["logits"].shape == (2, 5, 6, 32, 44)
 
 
 def test_the_loss_of_a_clip_is_that_of_its_trilinear_logits() -> None:
