@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from vitdense.contracts import DATA, Sample, Samples, Split
-from vitdense.data.audit import THREADS, shorten
+from vitdense.data.audit import THREADS, Size, shorten
 from vitdense.data.boxes.records import Fault, short
 from vitdense.data.captions.files import Cut
+from vitdense.data.classes.audit import ClassAudit
 from vitdense.data.classes.class_folder import check_distinct
 from vitdense.data.clips.decoding import SUFFIXES, Picture, Video
 from vitdense.data.clips.lists import Entry, read_list
@@ -141,19 +142,31 @@ class ClipSamples(Samples):
 
     def audit(self, *, limit: int | None = None, report: Callable[[str], None] | None = None) -> list[str]:
         """Empty classes and bad rows, missing files, and of at most `limit` videos whether a frame can be decoded."""
+        return self._audited(limit, report).faults
+
+    def survey(self, report: Callable[[str], None] | None = None) -> ClassAudit:
+        """The same with counts, of all videos."""
+        return self._audited(None, report)
+
+    def _audited(self, limit: int | None, report: Callable[[str], None] | None) -> ClassAudit:
         total = len(self)
         count = total if limit is None else min(limit, total)
         deep = {place * total // count for place in range(count)}
-        faults = list(self.faults)
+        audit, faults = ClassAudit(self.classes, total), list(self.faults)
         with ThreadPoolExecutor(THREADS) as pool:
             checked = pool.map(lambda index: self._inspect(index, index in deep), range(total))
-            for done, fault in enumerate(checked, start=1):
-                faults += [] if fault is None else [fault]
-                if report is not None and (done % 100 == 0 or done == total):
-                    report(f"{done} of {total} videos")
-        return shorten(faults)
+            for index, found in enumerate(checked):
+                if isinstance(found, Fault):
+                    faults.append(found)
+                elif found is not None:
+                    audit.count(self.labels[self.entries[index].label], found)
+                if report is not None and ((index + 1) % 100 == 0 or index + 1 == total):
+                    report(f"{index + 1} of {total} videos")
+        audit.faults = shorten(faults)
+        return audit
 
-    def _inspect(self, index: int, deep: bool) -> Fault | None:
+    def _inspect(self, index: int, deep: bool) -> Fault | Size | None:
+        """A fault, or the size of a frame where one is decoded."""
         entry = self.entries[index]
         if not entry.path.is_file():
             return Fault("missing videos", f"{entry.path}: no such file")
@@ -162,10 +175,10 @@ class ClipSamples(Samples):
         try:
             with Video(entry.path) as video:
                 shown = _shown(video, entry, self.config.fps)
-                next(video.frames([int(shown[len(shown) // 2])]))
+                _, picture = next(video.frames([int(shown[len(shown) // 2])]))
         except DataError as fault:
             return Fault("unreadable videos", str(fault))
-        return None
+        return picture.shape[0], picture.shape[1]
 
 
 def _shown(video: Video, entry: Entry, fps: float | None) -> NDArray[np.int64]:

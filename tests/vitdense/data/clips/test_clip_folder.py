@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vitdense.contracts import DATA, DataConfig, Samples, Split
+from vitdense.data.audit import survey
 from vitdense.data.loader import eval_loader, train_loader
 from vitdense.errors import DataError
 
@@ -55,6 +56,9 @@ def test_folders_are_classes(folders: Path, number_of: NumberOf) -> None:
     drawn = shown(train[0, 0]["image"], number_of)
     assert [b - a for a, b in pairwise(drawn)] == [2, 2, 2]
     assert train.audit() == []
+    told = survey(train).to_json()
+    assert told["classes"] == {"run": 2, "sit": 1}
+    assert told["sizes"] == {"48x64": 3}
 
 
 def test_a_draw_depends_on_epoch_and_index(folders: Path, number_of: NumberOf) -> None:

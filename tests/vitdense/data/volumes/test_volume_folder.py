@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vitdense.contracts import DATA, IGNORE, Samples, Split
+from vitdense.data.audit import survey
 from vitdense.data.loader import eval_loader, train_loader
 from vitdense.errors import DataError, UserError
 
@@ -46,6 +47,7 @@ def test_pairs_are_found_and_cut_into_splits(tmp_path: Path) -> None:
     assert sample["mask"].dtype == torch.int16
     assert sorted(torch.unique(sample["image"]).tolist()) == pytest.approx([0.2, 0.7, 1.0])
     assert train.audit() == []
+    assert survey(build(tmp_path, "val")).to_json()["classes"]["spleen"]["pictures"] == 1
 
 
 def test_training_crops_depend_on_epoch_and_index(tmp_path: Path) -> None:
