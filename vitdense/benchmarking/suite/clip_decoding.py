@@ -71,15 +71,16 @@ class OurClip(Job):
         end = start + EVERY * (FRAMES - 1) + 1
         (folder / name).write_text(f"path,label,start_frame,end_frame\nclass/x.mp4,class,{start},{end}\n")
         options = {"train": name, "val": name, "frames": FRAMES, "frame_stride": EVERY, "size": 224, "short_side": 256}
+        self.count = conditions.batch or 1
         self.samples: Samples = DATA.create("clip_folder", {"root": str(folder), **options}).build("val")
 
     def step(self) -> None:
-        """One clip."""
+        """A clip, or a batch of them."""
         self.outcome()
 
     def outcome(self) -> Outcome:
-        """Its pixels."""
-        return {"clip": self.samples[0, 0]["image"].float()}
+        """Pixels (B, 3, T, H, W)."""
+        return {"map": torch.stack([self.samples[0, 0]["image"].float() for _ in range(self.count)])}
 
 
 class TheirClip(Job):
@@ -89,19 +90,23 @@ class TheirClip(Job):
         folder, start = work.made(conditions)
         self.path = folder / "class" / "x.mp4"
         self.wanted = range(start, start + EVERY * FRAMES, EVERY)
+        self.count = conditions.batch or 1
 
     def step(self) -> None:
-        """One clip."""
+        """A clip, or a batch of them."""
         self.outcome()
 
     def outcome(self) -> Outcome:
-        """Its pixels."""
+        """Pixels (B, 3, T, H, W)."""
+        return {"map": torch.stack([self._clip() for _ in range(self.count)])}
+
+    def _clip(self) -> Tensor:
         from torchvision.transforms.v2 import functional
 
         clip = torch.from_numpy(np.stack(self._frames())).permute(0, 3, 1, 2)  # (T, 3, H, W)
         resized: Tensor = functional.resize(clip, [256], antialias=True)
         cut: Tensor = functional.center_crop(resized, [224])
-        return {"clip": cut.transpose(0, 1).contiguous().float()}
+        return cut.transpose(0, 1).contiguous().float()
 
     def _frames(self) -> list[NDArray[np.uint8]]:
         import av

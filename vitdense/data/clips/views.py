@@ -21,7 +21,8 @@ class ClipAugment(Config):
 
     `flip_prob` is the chance of a mirrored clip: 0 where left and right have a meaning. `rand_augment` is RandAugment
     (https://arxiv.org/abs/1909.13719) as (operations, magnitude of 30), `erase_prob` the chance of a rectangle without
-    content (https://arxiv.org/abs/1708.04896). All are drawn once for a clip, and the same for its frames.
+    content (https://arxiv.org/abs/1708.04896). All are drawn once for a clip, and the same for its frames, but that
+    RandAugment's equalising follows each frame's own histogram.
     """
 
     scale: tuple[PositiveFloat, PositiveFloat] | None = (0.5, 1.0)
