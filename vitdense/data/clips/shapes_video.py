@@ -1,6 +1,7 @@
 """`shapes_video`: the embedded clips of drifting shapes, with the direction of their motion or a mask of each frame."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ DRAWN = 100
 @DATA.register("shapes_video")
 class ShapesVideoConfig(ShapesConfig):
     """Clips of `frames` frames, whose class is the direction in which all shapes drift: one of eight, which no single
-    frame gives away. `masks` gives instead which shape is where in each frame.
+    frame gives away. `masks` gives instead which shape is where in each frame. The `backdrop` stands still: hills,
+    which are most of a clip and tell nothing of its motion, or plain grey, before which small networks learn it soon.
 
     `shuffle_frames` lays the frames of each clip in a random order: what a model still knows, it knows without motion.
     """
@@ -28,6 +30,7 @@ class ShapesVideoConfig(ShapesConfig):
     size: PositiveInt | tuple[PositiveInt, PositiveInt] = 64
     frames: PositiveInt = 8
     masks: bool = False
+    backdrop: Literal["hills", "plain"] = "hills"
     shuffle_frames: bool = False
 
     def build(self, split: Split) -> "ShapeClips":
@@ -67,4 +70,5 @@ class ShapeClips(ShapeSamples):
 
     def _drawn(self, number: int) -> Clip:
         size, stream = both(self.config.size), STREAMS[self.split]
-        return render_clip(self.config.seed, number, size, self.video.frames, stream=stream)
+        plain = self.video.backdrop == "plain"
+        return render_clip(self.config.seed, number, size, self.video.frames, stream=stream, plain=plain)

@@ -48,6 +48,14 @@ def test_shuffled_frames_are_the_same_ones_in_another_order() -> None:
     assert torch.equal(mixed["mask"], dense["mask"][order])
 
 
+def test_a_plain_backdrop_is_one_grey_with_the_same_directions_at_hand() -> None:
+    sample, mask = build(backdrop="plain")[0, 2], build(backdrop="plain", masks=True)[0, 2]["mask"]
+    rest = sample["image"][:, mask == 0].float()
+    hills = build()[0, 2]["image"][:, build(masks=True)[0, 2]["mask"] == 0].float()
+    assert rest.std(dim=1).mean() < 0.6 * hills.std(dim=1).mean()
+    assert {build(backdrop="plain", val_size=60)[0, index]["label"] for index in range(60)} == set(range(8))
+
+
 def test_training_draws_anew_and_validation_the_same() -> None:
     train = build("train")
     assert not torch.equal(train[0, 3]["image"], train[1, 3]["image"])
