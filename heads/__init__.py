@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from heads import classify as classify
 from heads import clip as clip
 from heads import coca as coca
 from heads import deformable_detr as deformable_detr
@@ -11,11 +12,14 @@ from heads import detr as detr
 from heads import dpt as dpt
 from heads import fcn as fcn
 from heads import linear as linear
+from heads import linear_3d as linear_3d
+from heads import per_frame as per_frame
 from heads import rtdetr as rtdetr
 from heads import segformer as segformer
 from heads import smp as smp
 from heads import tasks as tasks
 from heads import upernet as upernet
+from heads import upernet_3d as upernet_3d
 from vitdense.contracts import HEADS, Backbone, Head, Level
 
 __all__ = ["create_head"]

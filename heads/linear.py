@@ -29,7 +29,7 @@ class LinearConfig(SegmentationConfig):
         """All are, unless some are picked."""
         return self.use_levels is None
 
-    def build(self, levels: tuple[Level, ...]) -> "Linear":
+    def build(self, levels: tuple[Level, ...]) -> SegmentationHead:
         """A linear head for any levels."""
         return Linear(self, levels)
 

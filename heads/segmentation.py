@@ -40,7 +40,10 @@ class SegmentationHead(Head):
         if config.num_classes is None:
             raise UserError("a segmentation head needs num_classes: give it, or take it from the data")
         if any(level.time_stride is not None for level in levels):
-            raise UserError("a segmentation head needs the maps of pictures, got levels with a time stride")
+            raise UserError(
+                "a segmentation head needs the maps of pictures, got levels with a time stride: lay it under "
+                "`head: {name: per_frame, head: ...}`, or take linear_3d or upernet_3d"
+            )
         weights = config.class_weights
         if weights is not None and len(weights) != config.num_classes:
             raise UserError(f"class_weights needs one number per class: got {len(weights)} for {config.num_classes}")

@@ -29,7 +29,7 @@ class UperNetConfig(SegmentationConfig):
     auxiliary_level: int = -2
     auxiliary_convs: PositiveInt = 1
 
-    def build(self, levels: tuple[Level, ...]) -> "UperNet":
+    def build(self, levels: tuple[Level, ...]) -> SegmentationHead:
         """A UperNet for a pyramid of two levels or more; raises UserError for anything else."""
         return UperNet(self, levels)
 

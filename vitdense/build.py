@@ -107,6 +107,12 @@ def create_backbone(
 
 def _build_backbone(config: BackboneConfig, weights: str | Path | Mapping[str, Tensor] | None) -> Backbone:
     """Build, and load; what a checkpoint says about itself (eps, mean, ...) stands below what the user set."""
+    inner = config.inner()
+    if inner is not None:
+        within = _build_backbone(inner, weights)
+        backbone = config.around(within)
+        backbone.config, backbone.load_report = config, within.load_report
+        return backbone
     if weights is None:
         backbone = config.build()
         backbone.config = config

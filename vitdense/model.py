@@ -49,11 +49,15 @@ class Model(nn.Module):
         self.palette = tuple(palette)
         self.category_ids = tuple(category_ids)
         self.inference = inference or InferenceConfig()
-        self.register_buffer("mean", torch.tensor(backbone.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(backbone.std).view(-1, 1, 1), persistent=False)
+        # One number for each channel, before as many axes as an input of this backbone has behind its channels.
+        axes = 2 if all(level.time_stride is None for level in backbone.levels) else 3
+        shape = (-1, *[1] * axes)
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std).view(shape), persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """images: (B, C, H, W), uint8 or floats in [0, 1] -> floats with the weights' own mean and deviation."""
+        """images: (B, C, H, W), or clips (B, C, T, H, W); uint8 or floats in [0, 1] -> floats, with the weights' own
+        mean and deviation."""
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
         images = images.to(mean.dtype) if images.is_floating_point() else images.to(mean.dtype) / 255
         return (images - mean) / std
@@ -97,6 +101,24 @@ class Model(nn.Module):
         found = head.encode_text(tokens)
         return F.normalize(found, dim=-1) if normalize else found
 
+    @property
+    def takes_clips(self) -> bool:
+        """Whether an input has a time axis, or is a volume."""
+        return any(level.time_stride is not None for level in self.backbone.levels)
+
+    def _check(self, image: Tensor, index: int) -> None:
+        """Whether an input is of the kind, and has the channels, that the model takes."""
+        expected = 4 if self.takes_clips else 3
+        if image.ndim != expected:
+            takes = "clips (T, H, W, C)" if self.takes_clips else "pictures (H, W, C)"
+            kind = "a picture" if image.ndim == 3 else "a clip"
+            raise UserError(f"input {index} is {kind}, and the model takes {takes}")
+        if 0 in image.shape:
+            raise UserError(f"input {index} is empty: (C, {'T, ' * (expected - 3)}H, W) = {tuple(image.shape)}")
+        if image.shape[0] != len(self.backbone.mean):
+            kind = "clip" if self.takes_clips else "picture"
+            raise UserError(f"{kind} {index} has {image.shape[0]} channels, the model takes {len(self.backbone.mean)}")
+
     def _named(self, found: Any) -> Any:
         """Detections with the data set's own numbers; what else there is as it is."""
         if isinstance(found, dict):
@@ -111,17 +133,19 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def predict(self, pictures: Sequence[object], inference: InferenceConfig | None = None) -> Predictions:
-        """PIL images, (H, W, C) uint8 arrays or paths, of any sizes -> a prediction each, at the picture's own size."""
+        """PIL images, (H, W, C) uint8 arrays or paths, of any sizes -> a prediction each, at the picture's own size.
+
+        A model of clips or volumes takes (T, H, W, C) uint8 arrays, or tensors (C, T, H, W) of uint8 or of floats in
+        [0, 1].
+        """
         was_training = self.training
         self.eval()
         try:
             results: Predictions = []
             for index, picture in enumerate(pictures):
                 image = _read(picture).to(self.get_buffer("mean").device)
-                if image.shape[0] != len(self.backbone.mean):
-                    expected = len(self.backbone.mean)
-                    raise UserError(f"picture {index} has {image.shape[0]} channels, the model takes {expected}")
-                batch: Batch = {"images": image[None], "sizes": [(image.shape[1], image.shape[2])]}
+                self._check(image, index)
+                batch: Batch = {"images": image[None], "sizes": [(image.shape[-2], image.shape[-1])]}
                 results += infer(self, batch, inference or self.inference)
             return [self._named(each) for each in results]
         finally:
@@ -152,18 +176,23 @@ def blank_padding(images: Tensor, extents: Tensor) -> Tensor:
 
 
 def _read(picture: object) -> Tensor:
-    """A path, a PIL image or an array -> (C, H, W) uint8."""
+    """A path, a PIL image or an array -> (C, H, W) or (C, T, H, W), uint8 or floats in [0, 1]."""
     import numpy as np
     from PIL import Image, ImageOps
 
     from vitdense.data.images import read_image
 
+    if isinstance(picture, Tensor) and picture.ndim == 4:
+        return picture if picture.is_floating_point() else picture.to(torch.uint8)
     if isinstance(picture, str | Path):
         array = read_image(Path(picture))
     elif isinstance(picture, Image.Image):
         array = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    elif isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.dtype == np.uint8:
+    elif isinstance(picture, np.ndarray) and picture.ndim in (3, 4) and picture.dtype == np.uint8:
         array = picture
     else:
-        raise UserError(f"expected a path, a PIL image or a (H, W, C) uint8 array, given {type(picture).__name__}")
-    return torch.from_numpy(np.array(array)).permute(2, 0, 1)  # (C, H, W)
+        raise UserError(
+            "expected a path, a PIL image, a (H, W, C) or (T, H, W, C) uint8 array, or a (C, T, H, W) tensor, "
+            f"given {type(picture).__name__}"
+        )
+    return torch.from_numpy(np.array(array)).movedim(-1, 0)  # (C, H, W) or (C, T, H, W)

@@ -26,12 +26,16 @@ class OptimConfig(Config):
 
 
 class ScheduleConfig(Config):
-    """Options of the learning rate: linear warm-up from `lr * warmup_factor`, then down to `lr * final_factor`."""
+    """Options of the learning rate: linear warm-up from `lr * warmup_factor`, then down to `lr * final_factor`.
+
+    `decay: steps` divides it by 10 at each of `milestones` instead.
+    """
 
     steps: PositiveInt
     warmup: NonNegativeInt = 0
     warmup_factor: float = Field(default=1e-6, ge=0.0, le=1.0)
-    decay: Literal["poly", "cosine", "constant"] = "poly"
+    decay: Literal["poly", "cosine", "constant", "steps"] = "poly"
+    milestones: tuple[PositiveInt, ...] = ()
     power: PositiveFloat = 1.0
     final_factor: float = Field(default=0.0, ge=0.0, le=1.0)
 
@@ -42,6 +46,8 @@ class ScheduleConfig(Config):
         progress = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
         if self.decay == "constant":
             return 1.0
+        if self.decay == "steps":
+            return float(0.1 ** sum(step >= milestone for milestone in self.milestones))
         left = (1.0 - progress) ** self.power if self.decay == "poly" else 0.5 * (1.0 + math.cos(math.pi * progress))
         return self.final_factor + (1.0 - self.final_factor) * left
 

@@ -1,9 +1,10 @@
-"""Predictions for files, folders and videos: a mask, a depth map or things, and an overlay, for each picture."""
+"""Predictions for files, folders and videos: masks, depth maps, things or classes, and overlays."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,13 @@ from vitdense.coco_json import Id, Result, to_results, write_results
 from vitdense.data.images import SUFFIXES, read_image
 from vitdense.errors import DataError, UserError
 from vitdense.model import Model
+from vitdense.predicting_clips import ClassWriter, predict_frames
 
 Pixels = NDArray[np.uint8]
 
 
 RESULTS = "predictions.json"
+CLASSES = "classes.csv"
 
 
 @dataclass
@@ -56,6 +59,8 @@ def kind_of(model: Model) -> str:
     """Where a model's results go: a folder, or a file for all things of all pictures."""
     if model.head.detects:
         return RESULTS
+    if model.head.classifies:
+        return CLASSES
     return "depth" if model.head.dense == "depth" else "masks"
 
 
@@ -72,7 +77,8 @@ def predict_files(
 
     Of a video, NAME/000000.png and so on for its frames, and out/overlays/NAME.mp4, depth beside the frames. Things go
     into one out/predictions.json, COCO's list of results, whose pictures are numbered by `image_ids` (by file name; one
-    that it lacks is a fault), or named by where their results go. A file that can't be read stops, or is counted.
+    that it lacks is a fault), or named by where their results go. Classes go into one out/classes.csv, a row for each
+    picture and each clip of a video. A file that can't be read stops, or is counted.
     """
     writer = _Writer(model, out, image_ids)
     done = Predicted()
@@ -107,25 +113,32 @@ class _Writer:
     def __init__(self, model: Model, out: Path, image_ids: Mapping[str, Id] | None) -> None:
         self.model, self.out, self.kind, self.image_ids = model, out, kind_of(model), image_ids
         self.results: list[Result] = []
+        self.classes = ClassWriter(model, out, CLASSES) if model.head.classifies else None
 
     def finish(self) -> None:
         """Write what is written once."""
+        if self.classes is not None:
+            self.classes.finish()
         if self.model.head.detects:
             self.out.mkdir(parents=True, exist_ok=True)
             write_results(self.results, self.out / RESULTS)
 
     def read(self, file: Path, target: Path) -> None:
         """One picture in a file."""
+        if self.classes is not None:
+            self.classes.picture(file, read_image(file), self._place("overlays", target, ".jpg"))
+            return
         number: Id = target.as_posix()
         if self.image_ids is not None:
             if file.name not in self.image_ids:
                 raise DataError(f"{file}: the COCO file that ids are taken from has no picture of this name")
             number = self.image_ids[file.name]
-        self.picture(read_image(file), target, number)
+        image = read_image(file)
+        self.write(image, self.model.predict([image])[0].cpu(), target, number)
 
-    def picture(self, image: Pixels, target: Path, number: Id) -> Tensor:
-        """image: (H, W, 3) -> its prediction (H, W) on the CPU, or the overlay of its things (H, W, 3); written."""
-        found = self.model.predict([image])[0].cpu()
+    def write(self, image: Pixels, found: Any, target: Path, number: Id) -> Tensor:
+        """image: (H, W, 3) and its prediction, which is written -> that (H, W), or the overlay of its things
+        (H, W, 3)."""
         if self.model.head.detects:
             self.results += to_results(found, number)
             drawn = pictures.draw_likely(image, found, self.model.classes, self.model.palette)
@@ -146,11 +159,14 @@ class _Writer:
 
     def film(self, file: Path, target: Path) -> None:
         """Every frame as a picture, and all of them as a film whose colours mean the same throughout."""
+        if self.classes is not None:
+            self.classes.film(file, self._place("overlays", target, ".mp4"))
+            return
         scale: tuple[float, float] | None = None
         with videos.Film(self._place("overlays", target, ".mp4"), videos.frame_rate(file)) as film:
-            for number, frame in enumerate(videos.read_frames(file)):
+            for number, (frame, found) in enumerate(self._of_frames(file)):
                 place = target / f"{number:06d}"
-                result = self.picture(frame, place, place.as_posix())
+                result = self.write(frame, found, place, place.as_posix())
                 if self.model.head.detects:
                     film.add(result.numpy())
                     continue
@@ -160,6 +176,12 @@ class _Writer:
                 metres = result.numpy()
                 scale = scale or pictures.depth_range(metres)
                 film.add(np.concatenate([frame, pictures.colour_depth(metres, *scale)], axis=1))
+
+    def _of_frames(self, file: Path) -> Iterable[tuple[Pixels, Any]]:
+        """Every frame with its prediction."""
+        if self.model.takes_clips:
+            return predict_frames(self.model, file)
+        return ((frame, self.model.predict([frame])[0].cpu()) for frame in videos.read_frames(file))
 
     def _place(self, kind: str, target: Path, suffix: str) -> Path:
         path = self.out / kind / target

@@ -1,4 +1,4 @@
-"""Videos, frame by frame, through PyAV, which is no dependency: without it a message says what to install."""
+"""Videos, read and written frame by frame through PyAV, which is no dependency: without it a message says so."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -9,31 +9,33 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdense.errors import DataError, UserError
-
-SUFFIXES = frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg"})
+from vitdense.data.clips.decoding import SUFFIXES as SUFFIXES
+from vitdense.data.clips.decoding import Video, pyav
 
 
 def read_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
-    """Every frame of the first video stream as (H, W, 3) RGB; damage is a DataError."""
-    av = _pyav(path)
-    try:
-        with av.open(str(path)) as container:
-            _video_stream(container, path)
-            for frame in container.decode(video=0):
-                yield frame.to_ndarray(format="rgb24")
-    except av.FFmpegError as fault:
-        raise DataError(f"{path}: damaged video ({fault})") from None
+    """Every frame of the first video stream, upright, as (H, W, 3) RGB; damage is a DataError."""
+    # 0 leaves the number of threads to the codec.
+    with Video(path, threads=0) as video:
+        yield from video.every()
+
+
+def read_parts(path: Path, length: int) -> Iterator[list[NDArray[np.uint8]]]:
+    """The same, `length` frames at a time; the last part holds what is left."""
+    part: list[NDArray[np.uint8]] = []
+    for frame in read_frames(path):
+        part.append(frame)
+        if len(part) == length:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 def frame_rate(path: Path) -> Fraction:
     """Frames per second, 25 where the file doesn't say."""
-    av = _pyav(path)
-    try:
-        with av.open(str(path)) as container:
-            return Fraction(_video_stream(container, path).average_rate or 25)
-    except av.FFmpegError as fault:
-        raise DataError(f"{path}: damaged video ({fault})") from None
+    with Video(path) as video:
+        return Fraction(video.average_rate or 25)
 
 
 class Film:
@@ -45,7 +47,7 @@ class Film:
         self._stream: Any = None
 
     def __enter__(self) -> Self:
-        self._container = _pyav(self.path).open(str(self.path), mode="w")
+        self._container = pyav(self.path).open(str(self.path), mode="w")
         return self
 
     def add(self, frame: NDArray[np.uint8]) -> None:
@@ -55,7 +57,7 @@ class Film:
             self._stream = self._container.add_stream("libx264", rate=self.rate)
             self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         pixels = np.ascontiguousarray(frame[:height, :width])
-        self._container.mux(self._stream.encode(_pyav(self.path).VideoFrame.from_ndarray(pixels, format="rgb24")))
+        self._container.mux(self._stream.encode(pyav(self.path).VideoFrame.from_ndarray(pixels, format="rgb24")))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -65,17 +67,3 @@ class Film:
         self._container.close()
         if self._stream is None:
             self.path.unlink(missing_ok=True)
-
-
-def _video_stream(container: Any, path: Path) -> Any:
-    if not container.streams.video:
-        raise DataError(f"{path}: holds no video stream")
-    return container.streams.video[0]
-
-
-def _pyav(path: Path) -> Any:
-    try:
-        import av
-    except ImportError:
-        raise UserError(f"{path}: videos need PyAV; `pip install av`, or give a folder of frames") from None
-    return av

@@ -23,6 +23,10 @@ THIN = {
     "deit_": PLAIN,
     "beit_": [*PLAIN, "backbone.image_size=64"],
     "dinov2_": [*PLAIN, "backbone.image_size=56"],
+    "timesformer_": [*PLAIN, "backbone.image_size=64"],
+    "vivit_": [*PLAIN, "backbone.image_size=64"],
+    "videomae_": [*PLAIN, "backbone.image_size=64"],
+    "vit3d_": [*PLAIN, "backbone.image_size=32", "backbone.frames=16"],
     "upernet": ["head.channels=8", "head.auxiliary_channels=8"],
     "dpt": ["head.channels=8"],
     "dpt_depth": ["head.channels=8"],
@@ -57,7 +61,9 @@ def test_a_recipe_is_short_and_opens_with_its_purpose_and_command(name: str) -> 
     assert len(lines) < 40
     header = "\n".join(line for line in lines if line.startswith("#"))
     assert f"python tools/train.py tasks/{name}" in header
-    assert any(score in header for score in ("mIoU", "d1", "rmse", "AP", "R@1")), "a recipe says what to expect of it"
+    assert any(score in header for score in ("mIoU", "d1", "rmse", "AP", "R@1", "top-1", "Dice")), (
+        "a recipe says what to expect of it"
+    )
     assert "/home" not in header
     assert "root: /" not in "\n".join(lines)
 
@@ -88,6 +94,11 @@ def test_a_recipe_takes_one_step(name: str) -> None:
     tokenizer = recipe.head.tokenizer()
     if tokenizer is not None:
         batch["tokens"] = tokenizer([text for texts in batch["captions"] for text in texts])
+    if model.takes_clips:
+        images = torch.randint(0, 256, (2, recipe.backbone.in_channels, 6, 32, 48), dtype=torch.uint8)
+        batch |= {"images": images, "masks": torch.randint(-1, len(CLASSES), (2, 6, 32, 48), dtype=torch.int16)}
+        batch |= {"sizes": [(32, 48)] * 2, "labels": torch.tensor([1, 3])}
+        del batch["depth"]
     losses = model.head.losses(model(batch), batch)
     torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
     still = [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]

@@ -36,6 +36,12 @@ def test_cosine_and_constant() -> None:
     assert ScheduleConfig(steps=100, decay="constant").factor(99) == 1.0
 
 
+def test_steps_divide_the_rate_by_ten_at_each_milestone() -> None:
+    schedule = ScheduleConfig(steps=100, warmup=2, warmup_factor=0.5, decay="steps", milestones=(50, 80))
+    rates = [schedule.factor(step) for step in (0, 1, 2, 49, 50, 79, 80, 99)]
+    assert rates == pytest.approx([0.5, 0.75, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
 @pytest.mark.parametrize(("name", "depth"), [("vit_nano_patch8", 4), ("swin_nano", 8)])
 def test_layer_decay_reaches_every_layer(name: str, depth: int) -> None:
     backbone = create_backbone(name)

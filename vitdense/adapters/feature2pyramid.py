@@ -3,6 +3,7 @@ Feature2Pyramid do (https://arxiv.org/abs/2106.08254)."""
 
 from torch import Tensor, nn
 
+from vitdense.adapters.frames import over_frames
 from vitdense.adapters.grids import LATTICE, STRIDES, check_plain, crop_to, resample
 from vitdense.contracts import ADAPTERS, Adapter, AdapterConfig, Level
 from vitdense.errors import UserError
@@ -15,7 +16,7 @@ class Feature2PyramidConfig(AdapterConfig):
     Maps of another stride than 16 are resampled to 16 first.
     """
 
-    def build(self, levels: tuple[Level, ...]) -> "Feature2Pyramid":
+    def build(self, levels: tuple[Level, ...]) -> Adapter:
         """A pyramid for four levels of one stride."""
         check_plain("feature2pyramid", levels)
         if len(levels) != len(STRIDES):
@@ -23,7 +24,7 @@ class Feature2PyramidConfig(AdapterConfig):
                 f"feature2pyramid takes {len(STRIDES)} maps, and the backbone gives {len(levels)}: change its "
                 "out_indices, or take `adapter: {name: simple_pyramid}`, which needs the last map only"
             )
-        return Feature2Pyramid(levels)
+        return over_frames(Feature2Pyramid(levels), levels)
 
 
 class Feature2Pyramid(Adapter):

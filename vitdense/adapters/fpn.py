@@ -6,6 +6,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitdense.adapters.frames import over_frames
 from vitdense.adapters.grids import check_pyramid, crop
 from vitdense.contracts import ADAPTERS, Adapter, AdapterConfig, Level
 
@@ -17,10 +18,10 @@ class FPNConfig(AdapterConfig):
     channels: PositiveInt = 256
     extra_level: bool = False
 
-    def build(self, levels: tuple[Level, ...]) -> "FPN":
+    def build(self, levels: tuple[Level, ...]) -> Adapter:
         """A feature pyramid for two levels or more of growing stride."""
         check_pyramid("fpn", levels)
-        return FPN(self, levels)
+        return over_frames(FPN(self, levels), levels)
 
 
 class FPN(Adapter):

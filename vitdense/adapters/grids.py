@@ -17,8 +17,7 @@ LATTICE = 16
 
 
 def check_plain(name: str, levels: tuple[Level, ...]) -> None:
-    """Refuse all but maps of pictures that have one stride."""
-    check_pictures(name, levels)
+    """Refuse all but maps of one stride."""
     strides = [level.stride for level in levels]
     if len(set(strides)) != 1:
         helper = "fpn" if grow(strides) else "reassemble"
@@ -29,8 +28,7 @@ def check_plain(name: str, levels: tuple[Level, ...]) -> None:
 
 
 def check_pyramid(name: str, levels: tuple[Level, ...]) -> None:
-    """Refuse all but maps of pictures whose strides grow by whole numbers."""
-    check_pictures(name, levels)
+    """Refuse all but maps whose strides grow by whole numbers."""
     strides = [level.stride for level in levels]
     if not grow(strides):
         helper = "reassemble" if len(set(strides)) > 1 and strides[-2] == strides[-1] else "simple_pyramid"
@@ -48,7 +46,10 @@ def grow(strides: Sequence[int]) -> bool:
 def check_pictures(name: str, levels: tuple[Level, ...]) -> None:
     """Refuse maps with a time axis."""
     if any(level.time_stride is not None for level in levels):
-        raise UserError(f"{name} takes the maps of pictures, and these levels have a time axis: leave the adapter out")
+        raise UserError(
+            f"{name} works between the blocks of a picture network, and these levels have a time axis: "
+            "take one that works on maps, such as `adapter: {name: simple_pyramid}`"
+        )
 
 
 def lattice(stride: int) -> int:

@@ -167,10 +167,12 @@ class Exchange:
         self.into_prior = reference_points([patches], grids, prior)
         self.into_patches = reference_points(grids, [patches], prior)
 
-    def before(self, stage: int, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    def before(self, stage: int, patches: Tensor, grid: tuple[int, ...]) -> Tensor:
         """patches: (B, h * w, C) on their way into a stage -> (B, h * w, C), the prior read into them."""
         return self.blocks[stage].inject(patches, self.into_prior, self.prior, self.shapes)
 
-    def after(self, stage: int, patches: Tensor, grid: tuple[int, int]) -> None:
+    def after(self, stage: int, patches: Tensor, grid: tuple[int, ...]) -> None:
         """patches: (B, h * w, C) as a stage gave them; they are read into the prior."""
-        self.prior = self.blocks[stage].extract(self.prior, self.into_patches, patches, [grid], self.shapes)
+        self.prior = self.blocks[stage].extract(
+            self.prior, self.into_patches, patches, [(grid[0], grid[1])], self.shapes
+        )

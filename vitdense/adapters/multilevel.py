@@ -3,6 +3,7 @@
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from vitdense.adapters.frames import over_frames
 from vitdense.adapters.grids import STRIDES, check_plain, crop_to, resample
 from vitdense.contracts import ADAPTERS, Adapter, AdapterConfig, Level
 from vitdense.errors import UserError
@@ -14,7 +15,7 @@ class MultiLevelConfig(AdapterConfig):
 
     channels: PositiveInt | None = None
 
-    def build(self, levels: tuple[Level, ...]) -> "MultiLevel":
+    def build(self, levels: tuple[Level, ...]) -> Adapter:
         """A pyramid for one level, or for four of one stride."""
         check_plain("multilevel", levels)
         if len(levels) not in (1, len(STRIDES)):
@@ -22,7 +23,7 @@ class MultiLevelConfig(AdapterConfig):
                 f"multilevel takes 1 map or {len(STRIDES)}, and the backbone gives {len(levels)}: change its "
                 "out_indices, or take `adapter: {name: simple_pyramid}`, which needs the last map only"
             )
-        return MultiLevel(self, levels)
+        return over_frames(MultiLevel(self, levels), levels)
 
 
 class MultiLevel(Adapter):

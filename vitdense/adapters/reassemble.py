@@ -7,6 +7,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitdense.adapters.frames import over_frames
 from vitdense.adapters.grids import STRIDES, check_pictures, check_plain, crop_to, grow, lattice, resample
 from vitdense.contracts import ADAPTERS, Adapter, AdapterConfig, Backbone, Level, Tokens
 from vitdense.errors import UserError
@@ -25,18 +26,19 @@ class ReassembleConfig(AdapterConfig):
     channels: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (96, 192, 384, 768)
     readout: Literal["ignore", "add", "project"] = "ignore"
 
-    def build(self, levels: tuple[Level, ...]) -> "Reassemble":
+    def build(self, levels: tuple[Level, ...]) -> Adapter:
         """Reassembling for four levels of one stride, or of a hybrid."""
         _check(levels)
-        readouts = {"ignore": Reassemble, "add": AddingReassemble, "project": ProjectingReassemble}
-        return readouts[self.readout](self, levels)
+        if self.readout == "ignore":
+            return over_frames(Reassemble(self, levels), levels)
+        check_pictures(f"reassemble with readout {self.readout}", levels)
+        return (AddingReassemble if self.readout == "add" else ProjectingReassemble)(self, levels)
 
 
 def _check(levels: tuple[Level, ...]) -> None:
     strides = [level.stride for level in levels]
     if grow(strides):
         check_plain("reassemble", levels)
-    check_pictures("reassemble", levels)
     plain = strides.count(strides[-1])
     if len(levels) != len(STRIDES) or strides[:-plain] != list(STRIDES[: len(STRIDES) - plain]):
         raise UserError(

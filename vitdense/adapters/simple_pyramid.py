@@ -3,6 +3,7 @@
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from vitdense.adapters.frames import over_frames
 from vitdense.adapters.grids import STRIDES, check_plain, crop_to, lattice, resample
 from vitdense.contracts import ADAPTERS, Adapter, AdapterConfig, Level
 from vitdense.layers.norm import LayerNorm2d
@@ -15,10 +16,10 @@ class SimplePyramidConfig(AdapterConfig):
     channels: PositiveInt = 256
     norm_eps: PositiveFloat = 1e-6
 
-    def build(self, levels: tuple[Level, ...]) -> "SimplePyramid":
+    def build(self, levels: tuple[Level, ...]) -> Adapter:
         """A pyramid for levels that all have one stride."""
         check_plain("simple_pyramid", levels)
-        return SimplePyramid(self, levels[-1])
+        return over_frames(SimplePyramid(self, levels[-1]), levels[-1:])
 
 
 class SimplePyramid(Adapter):

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from vitdense.adapters.grids import STRIDES, cells, check_plain, crop, resample
+from vitdense.adapters.grids import STRIDES, cells, check_pictures, check_plain, crop, resample
 from vitdense.adapters.interaction import Exchange, Grid, InteractionBlock, InteractionOptions
 from vitdense.adapters.spatial_prior import SpatialPrior
 from vitdense.contracts import ADAPTERS, Adapter, AdapterConfig, Backbone, Level, Tokens
@@ -42,6 +42,7 @@ class ViTAdapterConfig(AdapterConfig):
 
     def build(self, levels: tuple[Level, ...]) -> "ViTAdapter":
         """An adapter with an interaction for each of the backbone's stages: four, as in the paper, to add its maps."""
+        check_pictures("vit_adapter", levels)
         check_plain("vit_adapter", levels)
         if self.add_vit_feature and len(levels) != len(STRIDES):
             raise UserError(

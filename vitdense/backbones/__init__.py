@@ -5,14 +5,19 @@ from vitdense.backbones.external_hf import HfBackbone, HfConfig
 from vitdense.backbones.external_open_clip import OpenClipConfig, OpenClipResNet, OpenClipViT
 from vitdense.backbones.external_timm import TimmBackbone, TimmConfig
 from vitdense.backbones.hybrid import Hybrid, HybridConfig
+from vitdense.backbones.inflation import inflate
+from vitdense.backbones.per_frame import PerFrame, PerFrameConfig
 from vitdense.backbones.swin import Swin, SwinConfig
 from vitdense.backbones.swin_v2 import SwinV2Config
+from vitdense.backbones.video_vit import FactorisedEncoderViT, VideoViT
+from vitdense.backbones.video_vit_config import VideoViTConfig
 from vitdense.backbones.vit import ViT
 from vitdense.backbones.vit_config import ViTConfig
 
 __all__ = [
     "ExternalBackbone",
     "ExternalConfig",
+    "FactorisedEncoderViT",
     "HfBackbone",
     "HfConfig",
     "Hybrid",
@@ -20,6 +25,8 @@ __all__ = [
     "OpenClipConfig",
     "OpenClipResNet",
     "OpenClipViT",
+    "PerFrame",
+    "PerFrameConfig",
     "Swin",
     "SwinConfig",
     "SwinV2Config",
@@ -27,4 +34,7 @@ __all__ = [
     "TimmConfig",
     "ViT",
     "ViTConfig",
+    "VideoViT",
+    "VideoViTConfig",
+    "inflate",
 ]

@@ -52,7 +52,7 @@ class ViT(Backbone):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.cls_token else None
         self.dist_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.dist_token else None
         self.reg_token = nn.Parameter(torch.zeros(1, config.num_registers, dim)) if config.num_registers else None
-        rows = self.stored_grid**2 + config.cls_token + config.dist_token
+        rows = config.stored_cells + config.cls_token + config.dist_token
         self.pos_embed = nn.Parameter(torch.zeros(1, rows, dim)) if config.positions == "learned" else None
 
     def _build_blocks(self, config: ViTConfig) -> None:
@@ -85,10 +85,14 @@ class ViT(Backbone):
 
     def _freeze(self) -> None:
         if self.frozen_stages:
-            for table in (self.pos_embed, self.cls_token, self.dist_token, self.reg_token):
-                if table is not None:
-                    table.requires_grad_(False)
+            for table in self._tables():
+                table.requires_grad_(False)
             freeze([self.patch_embed, self.norm_pre, *self.blocks[: self.frozen_stages - 1]])
+
+    def _tables(self) -> list[nn.Parameter]:
+        """What is added to the patches, or stands before them."""
+        tables = (self.pos_embed, self.cls_token, self.dist_token, self.reg_token)
+        return [table for table in tables if table is not None]
 
     def train(self, mode: bool = True) -> Self:
         """Training mode for all but the frozen part."""
@@ -185,12 +189,12 @@ class ViT(Backbone):
         return Tokens(x[:, self.num_prefix :], x[:, : self.num_prefix], grid)
 
     def _place(self, patches: Tensor) -> tuple[Tensor, Grid]:
-        """patches: (B, h, w, C) -> (B, prefix + h * w, C) with positions added, and (h, w)."""
-        grid = (patches.shape[1], patches.shape[2])
+        """patches: (B, h, w, C) -> (B, prefix + h * w, C) with positions added, and (h, w); so for (B, t, h, w, C)."""
+        grid = tuple(patches.shape[1:-1])
         first, on_grid = self._positions(grid, patches)
         given = (self.cls_token, self.dist_token, self.reg_token)
         prefix: list[Tensor] = [token for token in given if token is not None]
-        tokens = (patches + on_grid).flatten(1, 2)  # (B, h * w, C)
+        tokens = (patches + on_grid).flatten(1, -2)  # (B, h * w, C)
         if prefix:
             before = torch.cat(prefix, dim=1) + first  # (1, P, C)
             tokens = torch.cat([before.expand(tokens.shape[0], -1, -1), tokens], dim=1)
@@ -248,4 +252,4 @@ def _neck(dim: int, channels: int) -> nn.Sequential:
 
 def as_maps(stages: Iterable[Tokens]) -> list[Tensor]:
     """Tokens of patches (B, h * w, C) -> maps (B, C, h, w)."""
-    return [patches.mT.reshape(patches.shape[0], -1, *grid) for patches, _, grid in stages]
+    return [patches.mT.reshape(patches.shape[0], patches.shape[2], *grid) for patches, _, grid in stages]

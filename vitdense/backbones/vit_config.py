@@ -123,7 +123,8 @@ class ViTConfig(BackboneConfig):
 
     `image_size` is the size whose grid the tables of positions are stored for; it limits nothing. `positions` are
     added to the patches, `relations` act in the attention: "table" is BEiT's, "decomposed" SAM's, "rope_index" EVA-02's
-    (any grid spans `rope_grid` cells), "rope_unit" DINOv3's (`rope_periods` as its authors' checkpoints round them).
+    (any grid spans `rope_grid` cells), "rope_unit" DINOv3's (`rope_periods` as its authors' checkpoints round them),
+    "rope_axes" V-JEPA 2's, on any number of axes.
     `window` n keeps attention within n x n patches in all blocks but `global_blocks`. `final_norm` "pooled" norms the
     mean in place of the tokens; with `neck_channels` tokens pass SAM's neck.
     """
@@ -181,6 +182,8 @@ class ViTConfig(BackboneConfig):
     def _relations_fit(self) -> None:
         if self.relations in ("rope_index", "rope_unit") and self.embed_dim // self.num_heads % 4:
             raise ValueError(f"{self.relations} needs heads of a multiple of 4 channels: change num_heads or embed_dim")
+        if self.relations == "rope_axes" and self.embed_dim // self.num_heads < 6:
+            raise ValueError("rope_axes needs heads of at least 6 channels: change num_heads or embed_dim")
         if self.relations == "table" and (self.num_prefix != 1 or not self.cls_token or self.window):
             raise ValueError('relations "table" needs the class token, no other prefix token, and no window')
         if (self.relations == "decomposed" or self.window) and self.num_prefix:
@@ -207,10 +210,23 @@ class ViTConfig(BackboneConfig):
         """Cells a side of the grid that tables are stored for."""
         return self.image_size // self.patch_size
 
+    @property
+    def stored_cells(self) -> int:
+        """Rows that a learned table of positions has for cells."""
+        return self.stored_grid**2
+
     def block(self, index: int, drop_path: float) -> Block:
         """Block `index`, windowed or not."""
         windowed = self.window is not None and index not in self.global_blocks
-        options = BlockOptions(
+        return self.block_type(windowed)(self.block_options(windowed, drop_path))
+
+    def block_type(self, windowed: bool) -> type[Block]:
+        """The class of a block."""
+        return WindowedBlock if windowed else Block
+
+    def block_options(self, windowed: bool, drop_path: float) -> BlockOptions:
+        """What a block is built with."""
+        return BlockOptions(
             attention=AttentionOptions(
                 dim=self.embed_dim,
                 num_heads=self.num_heads,
@@ -229,7 +245,6 @@ class ViTConfig(BackboneConfig):
             layer_scale=self.layer_scale,
             drop_path=drop_path,
         )
-        return (WindowedBlock if windowed else Block)(options)
 
     def embedding(self) -> PatchEmbed:
         """What turns pictures into patches."""

@@ -8,6 +8,7 @@ from vitdense.benchmarking.rows import OURS, Row
 from vitdense.benchmarking.suite import (
     boxes_data,
     clip,
+    clip_decoding,
     coco,
     contrastive,
     deformable,
@@ -40,6 +41,7 @@ ROWS: dict[str, Row] = {
         zero_shot,
         clip,
         contrastive,
+        clip_decoding,
     )
     for row in rows.ROWS
 }

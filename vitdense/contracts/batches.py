@@ -77,7 +77,10 @@ class Embeddings:
 
 class Sample(TypedDict, total=False):
     """image (C, H, W) uint8; mask (H, W) int16, IGNORE where unlabelled; depth (H, W) fp32 metres, 0 where unknown;
-    target: the things in the picture; label: its class index; captions: one to learn from, all of them to score by."""
+    target: the things in the picture; label: its class index; captions: one to learn from, all of them to score by.
+
+    Of a clip or a volume: image (C, T, H, W), uint8 or floats in [0, 1], and mask (T, H, W); where a clip is looked at
+    several times, image (V, C, T, H, W) are its views, for one label."""
 
     id: str
     image: Tensor
@@ -95,7 +98,8 @@ class Batch(TypedDict, total=False):
     all N of them, picture by picture, as the head's tokenizer makes them; extents: (B, 2) int64, (h, w) of each picture
     at the top left of images that are padded, absent where none is; teacher: what the model learnt from makes of
     them, and its `weight` (); sizes: (H, W) of predictions; lean: only the head itself reads its outputs, at the
-    pictures' size: any will do."""
+    pictures' size: any will do. Of clips and volumes: images (B, C, T, H, W), masks (B, T, H, W), and predictions of T
+    frames at `sizes`; views: how many of images, one after the other, show the same clip, absent where each is one."""
 
     ids: list[str]
     images: Tensor
@@ -109,9 +113,11 @@ class Batch(TypedDict, total=False):
     tokens: Tensor
     teacher: Outputs
     sizes: list[tuple[int, int]]
+    views: int
     skipped: list[str]
 
 
 Predictions = list[Any]
-"""One entry for each picture of the batch: a (H, W) tensor of class indices for segmentation, of metres for depth,
-Detections for heads that find things, Embeddings for those that compare pictures with texts."""
+"""One entry for each picture, clip or volume of the batch: a (H, W) or (T, H, W) tensor of class indices for
+segmentation, of metres for depth, logits (K,) for one class of the whole, Detections for heads that find things,
+Embeddings for those that compare pictures with texts."""

@@ -13,7 +13,11 @@ from vitdense.registry import Config
 
 @dataclass(frozen=True)
 class Level:
-    """One feature map that a backbone or an adapter promises: a cell covers `stride` x `stride` pixels."""
+    """One feature map that a backbone or an adapter promises: a cell covers `stride` x `stride` pixels.
+
+    Of clips and volumes, `time_stride` of their frames or slices besides: their maps are (B, C, T', H', W'), with
+    T' = ceil(T / time_stride). None where a map has no time axis.
+    """
 
     channels: int
     stride: int
@@ -21,7 +25,10 @@ class Level:
 
 
 class Tokens(NamedTuple):
-    """Tokens of one layer: patches (B, h*w, C), prefix (B, P, C) with the class token first, grid (h, w)."""
+    """Tokens of one layer: patches (B, N, C), prefix (B, P, C) with the class token first, grid (h, w) or (t, h, w).
+
+    The grid's product is N; patches of clips lie time by time.
+    """
 
     patches: Tensor
     prefix: Tensor
@@ -72,6 +79,14 @@ class BackboneConfig(Config):
         """A backbone with freshly initialised weights."""
         raise NotImplementedError
 
+    def inner(self) -> "BackboneConfig | None":
+        """The config of the backbone that this one is built around, whose weights are then read, or None."""
+        return None
+
+    def around(self, backbone: "Backbone") -> "Backbone":
+        """A backbone around the one that `inner` describes."""
+        raise NotImplementedError
+
 
 class Interaction(Protocol):
     """What an adapter does between the stages of a plain backbone (a stage: the blocks up to one of `out_indices`).
@@ -79,10 +94,10 @@ class Interaction(Protocol):
     Made anew for each forward pass, so that it may keep what the next stage needs.
     """
 
-    def before(self, stage: int, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    def before(self, stage: int, patches: Tensor, grid: tuple[int, ...]) -> Tensor:
         """patches: (B, h * w, C) on their way into a stage, grid (h, w) -> the same shape."""
 
-    def after(self, stage: int, patches: Tensor, grid: tuple[int, int]) -> None:
+    def after(self, stage: int, patches: Tensor, grid: tuple[int, ...]) -> None:
         """patches: (B, h * w, C) as a stage gave them, not normed; grid (h, w)."""
 
 

@@ -55,6 +55,8 @@ class Head(nn.Module, ABC):
     dense: Literal["logits", "depth"] | None = None
     detects: bool = False
     """Whether predictions are Detections."""
+    classifies: bool = False
+    """Whether predictions are logits (K,), of one class for the whole picture or clip."""
     reads: Literal["maps", "vector", "tokens"] = "maps"
     """What `forward` is given of the backbone: its maps, the one vector (B, C) of `embed`, or the tokens (B, P + N, C)
     of the last layer, prefix first."""

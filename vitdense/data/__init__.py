@@ -5,9 +5,11 @@ from vitdense.data import boxes as boxes
 from vitdense.data import captions as captions
 from vitdense.data import cityscapes as cityscapes
 from vitdense.data import classes as classes
+from vitdense.data import clips as clips
 from vitdense.data import coco_stuff as coco_stuff
 from vitdense.data import folder as folder
 from vitdense.data import rgbd as rgbd
 from vitdense.data import shapes as shapes
 from vitdense.data import shapes_tasks as shapes_tasks
 from vitdense.data import voc as voc
+from vitdense.data import volumes as volumes

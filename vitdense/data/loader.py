@@ -163,7 +163,7 @@ class Guarded(Dataset[Sample | Fault]):
 
 def collate(samples: Sequence[Sample], canvas: Canvas | None = None, tokenize: Tokenizer | None = None) -> Batch:
     """Samples -> images (B, C, H, W), masks or depth (B, H, W), targets, labels, captions and their tokens, sizes;
-    those with only `skipped` are left out.
+    those with only `skipped` are left out. Clips and volumes have one axis more, and of several views each is an image.
 
     Pictures of several sizes are padded at the right and bottom where they come with targets, and `extents` says how
     far each one reaches. Where `canvas` gives a size, batches of targets have it, and always have extents.
@@ -173,12 +173,8 @@ def collate(samples: Sequence[Sample], canvas: Canvas | None = None, tokenize: T
     images = [sample["image"] for sample in samples]
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     targets = [sample["target"] for sample in samples if "target" in sample]
-    if len(set(sizes)) > 1 and not targets:
-        found = ", ".join(f"{height}x{width}" for height, width in sorted(set(sizes))[:3])
-        raise UserError(
-            f"pictures of different sizes in one batch ({found}); set data.eval_batch_size=1 for evaluation,"
-            " and data.crop for training"
-        )
+    if not targets:
+        _check_equal(images)
     batch = Batch(ids=[sample["id"] for sample in samples], sizes=sizes, skipped=skipped)
     if targets:
         batch["targets"] = targets
@@ -188,7 +184,7 @@ def collate(samples: Sequence[Sample], canvas: Canvas | None = None, tokenize: T
         height, width = fixed or _largest(sizes)
         batch["images"] = _padded(images, (height, width))
     elif samples:
-        batch["images"] = torch.stack(images)
+        _stack(images, batch)
     if samples and "mask" in samples[0]:
         batch["masks"] = torch.stack([sample["mask"] for sample in samples])
     if samples and "depth" in samples[0]:
@@ -200,6 +196,29 @@ def collate(samples: Sequence[Sample], canvas: Canvas | None = None, tokenize: T
         if tokenize is not None:
             batch["tokens"] = tokenize([caption for captions in batch["captions"] for caption in captions])
     return batch
+
+
+def _stack(images: list[Tensor], batch: Batch) -> None:
+    """Write the images, and how many views of each clip they are."""
+    batch["images"] = torch.stack(images)
+    if images[0].ndim == 5:
+        batch["views"] = len(images[0])
+        batch["images"] = batch["images"].flatten(0, 1)  # (B * V, C, T, H, W)
+
+
+def _check_equal(images: Sequence[Tensor]) -> None:
+    """Raise UserError unless all are of one size, clips of one length, and with as many channels."""
+    shapes = sorted({tuple(image.shape) for image in images})
+    if len(shapes) < 2:
+        return
+    kind = "pictures" if len(shapes[0]) == 3 else "clips or volumes"
+    if len({shape[1:] for shape in shapes}) < 2:
+        raise UserError(f"{kind} with different numbers of channels in one batch ({[shape[0] for shape in shapes]})")
+    found = ", ".join("x".join(map(str, shape[1:])) for shape in shapes[:3])
+    raise UserError(
+        f"{kind} of different sizes in one batch ({found}); set data.eval_batch_size=1 for evaluation,"
+        " and data.crop for training"
+    )
 
 
 def _padded(images: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

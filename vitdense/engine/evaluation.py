@@ -59,13 +59,15 @@ def evaluate(
 def _panel(batch: Batch, predictions: Predictions, place: int, model: Model) -> Image.Image | None:
     """Picture, truth and prediction of one place in a batch; of depth its relative error too; of several heads theirs
     side by side, of one that gives no picture nothing."""
-    pixels = batch["images"][place].permute(1, 2, 0).cpu()  # (H, W, 3)
     if model.head.tasks:
         parts = [(model.alone(name), [each[name] for each in predictions]) for name in model.head.tasks]
         drawn = [panel for alone, own in parts if (panel := _panel(batch, own, place, alone)) is not None]
         return pictures.contact_sheet(drawn, columns=len(drawn)) if drawn else None
     if model.head.reads != "maps":
         return None
+    if batch["images"].ndim == 5:
+        return _panel(*_middle_frames(batch, predictions), place, model)
+    pixels = batch["images"][place].permute(1, 2, 0).cpu()  # (H, W, 3)
     result = predictions[place].cpu()
     if model.head.detects:
         size = batch["sizes"][place]
@@ -74,6 +76,20 @@ def _panel(batch: Batch, predictions: Predictions, place: int, model: Model) -> 
     if model.head.dense == "depth":
         return pictures.depth_panel(pixels, batch["depth"][place].cpu(), result.float())
     return pictures.panel(pixels, batch["masks"][place].cpu(), result, model.classes, model.palette)
+
+
+def _middle_frames(batch: Batch, predictions: Predictions) -> tuple[Batch, Predictions]:
+    """Of clips and volumes the middle frame or slice as a picture (B, 3, H, W) uint8, with its mask and prediction."""
+    middle = batch["images"].shape[2] // 2
+    images = batch["images"][:, :, middle]
+    if images.is_floating_point():
+        images = (images.clamp(0, 1) * 255).to(torch.uint8)
+    shown: Batch = {**batch, "images": images[:, :1].expand(-1, 3, -1, -1) if images.shape[1] < 3 else images[:, :3]}
+    if "masks" in batch:
+        shown["masks"] = batch["masks"][:, middle]
+    if "depth" in batch:
+        shown["depth"] = batch["depth"][:, middle]
+    return shown, [each[middle] for each in predictions]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -19,6 +19,9 @@ class InferenceConfig(Config):
     less where the long side would pass `long_max`; `size` stretches to exactly that instead, as RT-DETR does. `stride`
     is two thirds of the window where it is left out. `merge_overlap` is how far things of one class that were found in
     several views may overlap and still both stay.
+
+    Of volumes and clips `window_depth` and `stride_depth` are the slices or frames of a window, all of them where they
+    are left out. Of a video, clips of `frames` frames are predicted, every `frame_stride`-th of the file.
     """
 
     mode: Literal["whole", "sliding"] = "whole"
@@ -32,12 +35,19 @@ class InferenceConfig(Config):
     scales: tuple[PositiveFloat, ...] = Field(default=(1.0,), min_length=1)
     flip: bool = False
     merge_overlap: float = Field(default=0.6, gt=0.0, le=1.0)
+    window_depth: PositiveInt | None = None
+    stride_depth: PositiveInt | None = None
+    frames: PositiveInt | None = None
+    frame_stride: PositiveInt = 1
 
     @model_validator(mode="after")
     def _windows_touch(self) -> "InferenceConfig":
         window, stride = self.window_and_stride()
         if stride[0] > window[0] or stride[1] > window[1]:
             raise ValueError(f"stride {stride} leaves gaps between windows of {window}; it can be {window} at most")
+        deep, along = self.window_depth, self.stride_depth
+        if along is not None and (deep is None or along > deep):
+            raise ValueError(f"stride_depth {along} needs a window_depth of that or more, given {deep}")
         return self
 
     def window_and_stride(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -84,10 +94,13 @@ def window_starts(size: int, window: int, stride: int) -> list[int]:
 
 
 def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images of this size as they are; others as floats in [0, 1]."""
+    """Images of this size as they are; others as floats in [0, 1]. Of clips each frame."""
     if images.shape[-2:] == size:
         return images
     floats = images if images.is_floating_point() else images.float() / 255
+    if floats.ndim == 5:
+        frames = resize_images(floats.transpose(1, 2).flatten(0, 1), size)
+        return frames.reshape(len(images), -1, *frames.shape[1:]).transpose(1, 2)  # (B, C, T, H, W)
     return F.interpolate(floats, size=size, mode="bilinear", antialias=True)
 
 

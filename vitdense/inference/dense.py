@@ -1,23 +1,25 @@
-"""Heads with an output by pixel: whole pictures or blended sliding windows, at several scales and flips."""
+"""Heads with an output by pixel, of a picture, a frame or a voxel: whole or in blended sliding windows, at several
+scales and flips."""
 
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vitdense.contracts import Batch, Outputs, Predictions
 from vitdense.errors import UserError
+from vitdense.inference.blending import blend_weights
 from vitdense.inference.config import InferenceConfig, PredictingModel, fit, resize_images, window_starts
+from vitdense.inference.volumes import slide_over_volume, to_size
 from vitdense.ops.resizing import full_precision, resize
 
 
 def read_off(model: PredictingModel, batch: Batch, config: InferenceConfig) -> Predictions:
-    """One prediction for each of batch["images"] (B, C, H, W), at batch["sizes"].
+    """One prediction for each of batch["images"] (B, C, H, W) or (B, C, T, H, W), at batch["sizes"].
 
-    Pictures are resized bilinearly with antialiasing, as floats. One view's outputs reach the head as they are;
-    of several views the class probabilities are averaged at the size of batch["images"], as mmsegmentation does, and
-    depth as it is: a picture's scale says nothing of its metres.
+    Pictures, or the frames of clips, are resized bilinearly with antialiasing, as floats. One view's outputs reach the
+    head as they are; of several views the class probabilities are averaged at the size of batch["images"], as
+    mmsegmentation does, and depth as it is: a picture's scale says nothing of its metres.
     """
     name = _dense(model)
     images = batch["images"]
@@ -33,7 +35,7 @@ def read_off(model: PredictingModel, batch: Batch, config: InferenceConfig) -> P
         resized = resize_images(images, fit((height, width), config, scale))
         view = {**batch, "images": resized.flip(-1) if flipped else resized}
         maps = _whole(model, view) if config.mode == "whole" else _slide(model, view, config)
-        maps = resize(maps.flip(-1) if flipped else maps, (height, width))
+        maps = _at_size_of(images, maps.flip(-1) if flipped else maps)
         maps = maps.softmax(dim=1) if name == "logits" else maps
         total = maps if total is None else total + maps
     assert total is not None
@@ -48,23 +50,19 @@ def _dense(model: PredictingModel) -> str:
     return model.head.dense or "logits"
 
 
-def blend_weights(blend: Literal["gaussian", "cosine", "uniform"], size: tuple[int, int]) -> Tensor:
-    """(h, w): how much each pixel of a window counts, 1 in the middle and never below a thousandth."""
-    sides = []
-    for length in size:
-        place = (torch.arange(length, dtype=torch.float32) + 0.5) / length  # in (0, 1)
-        if blend == "gaussian":
-            sides.append(torch.exp(-0.5 * ((place - 0.5) / 0.125).square()))
-        elif blend == "cosine":
-            sides.append(torch.sin(torch.pi * place).square())
-        else:
-            sides.append(torch.ones(length))
-    return torch.outer(*sides).clamp_min(1e-3)
+def _at_size_of(images: Tensor, maps: Tensor) -> Tensor:
+    """maps: (B, K, h, w) or (B, K, t, h, w) at the size of images."""
+    if images.ndim == 5:
+        return to_size(maps, (images.shape[2], images.shape[3], images.shape[4]))
+    return resize(maps, (images.shape[2], images.shape[3]))
 
 
 def _slide(model: PredictingModel, batch: Batch, config: InferenceConfig) -> Tensor:
-    """batch["images"]: (B, C, H, W) -> the output by pixel (B, K, H, W), each the weighted mean of all windows."""
+    """batch["images"]: (B, C, H, W) -> the output by pixel (B, K, H, W), each the weighted mean of all windows; so of
+    clips and volumes, with one axis more."""
     images = batch["images"]
+    if images.ndim == 5:
+        return slide_over_volume(lambda crops: _whole(model, {"images": crops}), images, config)
     count, _, height, width = images.shape
     (tall, wide), stride = config.window_and_stride()
     size = (min(tall, height), min(wide, width))
@@ -91,9 +89,9 @@ def _groups(tops: list[int], lefts: list[int], config: InferenceConfig) -> Itera
 
 
 def _whole(model: PredictingModel, batch: Batch) -> Tensor:
-    """The output by pixel (B, K, h, w) in fp32 or better, at the head's own stride."""
+    """The output by pixel (B, K, h, w), or (B, K, t, h, w), in fp32 or better, at the head's own stride."""
     outputs, name = model(batch), _dense(model)
-    if name not in outputs or outputs[name].ndim != 4:
+    if name not in outputs or outputs[name].ndim != batch["images"].ndim:
         given = {name: tuple(value.shape) for name, value in outputs.items()}
         raise UserError(
             f"windows, several scales and flips need a head that gives {name} (B, K, h, w), this one gives {given}; "

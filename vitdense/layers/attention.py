@@ -11,15 +11,15 @@ from torch.nn import functional as F
 from vitdense.layers.masked import masked_attention
 from vitdense.layers.position import Grid
 from vitdense.layers.relative import decomposed_bias, relation_index, resize_relations
-from vitdense.layers.rotary import Rotary, rotary_tables, rotate_halves, rotate_neighbours
+from vitdense.layers.rotary import Rotary, axial_tables, rotary_tables, rotate_halves, rotate_neighbours
 
 QkvBias = bool | Literal["qv"]
-Relations = Literal["none", "table", "decomposed", "rope_index", "rope_unit"]
-Attending = Relations | Literal["causal", "masked"]
+Relations = Literal["none", "table", "decomposed", "rope_index", "rope_unit", "rope_axes"]
+Attending = Relations | Literal["causal", "masked", "dot_product"]
 
 
 class Surroundings(NamedTuple):
-    """What all blocks of one forward pass share: the grid (h, w) of the patches, and tables made for it."""
+    """What all blocks of one forward pass share: the patches' grid, (h, w) or (t, h, w), and tables made for it."""
 
     grid: Grid
     tables: tuple[Tensor, ...] = ()
@@ -164,12 +164,17 @@ class RotaryAttention(Attention):
         tables = rotary_tables(
             self.kind,
             self.head_dim,
-            grid,
+            grid[-2:],
             stored_grid=self.stored_grid,
             num_prefix=self.num_prefix,
             like=tokens,
             periods=self.periods,
         )
+        if len(grid) == 3:  # at every time the angles are those of the place
+            first, second = (
+                torch.cat([each[: self.num_prefix], each[self.num_prefix :].repeat(grid[0], 1)]) for each in tables
+            )
+            tables = (first, second)
         return Surroundings(grid, tables)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, around: Surroundings) -> Tensor:
@@ -193,6 +198,38 @@ class UnitRotaryAttention(RotaryAttention):
     rotate = staticmethod(rotate_halves)
 
 
+class AxialRotaryAttention(RotaryAttention):
+    """Angles from counted cells, an equal share of a head's channels for each axis (V-JEPA 2)."""
+
+    rotate = staticmethod(rotate_neighbours)
+
+    def survey(self, grid: Grid, tokens: Tensor) -> Surroundings:
+        """Cosines and sines of the angles, (N, d) each."""
+        return Surroundings(grid, axial_tables(self.head_dim, grid, num_prefix=self.num_prefix, like=tokens))
+
+
+class FactorisedDotProduct(Attention):
+    """Half of the heads see the times of their place, half the places of their time (ViViT's model 4)."""
+
+    def __init__(self, options: AttentionOptions) -> None:
+        super().__init__(options)
+        assert options.num_prefix == 0, "a token before the patches has neither place nor time"
+        assert options.num_heads % 2 == 0, f"{options.num_heads} heads don't divide into halves"
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, around: Surroundings) -> Tensor:
+        """q, k, v: (B, heads, t * h * w, d) -> (B, heads, t * h * w, d)."""
+        times, rows, columns = around.grid
+        split = [
+            torch.unflatten(each, 2, (times, rows * columns)).chunk(2, dim=1) for each in (q, k, v)
+        ]  # (B, heads / 2, t, s, d)
+        half = self.num_heads // 2
+        q, k, v = (first.transpose(2, 3).flatten(1, 2) for first, _ in split)  # (B, heads / 2 * s, t, d)
+        over_time = torch.unflatten(F.scaled_dot_product_attention(q, k, v), 1, (half, rows * columns))
+        q, k, v = (second.flatten(1, 2) for _, second in split)  # (B, heads / 2 * t, s, d)
+        over_space = torch.unflatten(F.scaled_dot_product_attention(q, k, v), 1, (half, times))
+        return torch.cat([over_time.transpose(2, 3), over_space], dim=1).flatten(2, 3)  # (B, heads, t * s, d)
+
+
 ATTENTIONS: dict[Attending, type[Attention]] = {
     "none": Attention,
     "causal": CausalAttention,
@@ -201,4 +238,6 @@ ATTENTIONS: dict[Attending, type[Attention]] = {
     "decomposed": DecomposedAttention,
     "rope_index": IndexRotaryAttention,
     "rope_unit": UnitRotaryAttention,
+    "rope_axes": AxialRotaryAttention,
+    "dot_product": FactorisedDotProduct,
 }

@@ -49,7 +49,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, in_channels, H, W) -> (B, ceil(H / patch), ceil(W / patch), embed_dim)."""
-        tokens: Tensor = self.norm(self.proj(self.whole_patches(images)).permute(0, 2, 3, 1))  # (B, h, w, C)
+        tokens: Tensor = self.norm(self.proj(self.whole_patches(images)).movedim(1, -1))  # (B, h, w, C)
         return tokens
 
     def whole_patches(self, images: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Interpolation = Literal["bicubic", "bilinear"]
-Grid = tuple[int, int]
+Interpolation = Literal["bicubic", "bilinear", "nearest"]
+# Rows and columns of cells (h, w); those of clips and volumes have times or slices before them, (t, h, w).
+Grid = tuple[int, ...]
 
 
 def resize_positions(
@@ -18,25 +19,27 @@ def resize_positions(
     antialias: bool = True,
     offset: float = 0.0,
 ) -> Tensor:
-    """table: (1, h, w, C) -> (1, H, W, C) for `size` (H, W), in the table's precision but never below float32.
+    """table: (n, h, w, C) -> (n, H, W, C) for `size` (H, W), in the table's precision but never below float32.
 
     `offset` is added to H and W in the scale only, as DINOv2's authors do (0.1): cells then lie a little elsewhere.
     """
     # An exported graph resizes always (a no-op at the stored size), so that it isn't pinned to one size.
     if not torch.compiler.is_exporting() and tuple(table.shape[1:3]) == tuple(size):
         return table
-    precise = table.to(torch.promote_types(table.dtype, torch.float32)).permute(0, 3, 1, 2)  # (1, C, h, w)
+    precise = table.to(torch.promote_types(table.dtype, torch.float32)).permute(0, 3, 1, 2)  # (n, C, h, w)
     if offset and torch.compiler.is_exporting():
         down, across = (
             _cubic_weights(wanted, stored, offset) for wanted, stored in zip(size, table.shape[1:3], strict=True)
         )
-        resized = down.to(precise) @ precise @ across.to(precise).mT  # (1, C, H, W)
+        resized = down.to(precise) @ precise @ across.to(precise).mT  # (n, C, H, W)
     elif offset:
         scale = tuple((wanted + offset) / stored for wanted, stored in zip(size, table.shape[1:3], strict=True))
         resized = F.interpolate(precise, scale_factor=scale, mode=interpolation, antialias=antialias)
+    elif interpolation == "nearest":
+        resized = F.interpolate(precise, size=size, mode="nearest")
     else:
         resized = F.interpolate(precise, size=size, mode=interpolation, align_corners=False, antialias=antialias)
-    return resized.permute(0, 2, 3, 1).to(table.dtype)  # (1, H, W, C)
+    return resized.permute(0, 2, 3, 1).to(table.dtype)  # (n, H, W, C)
 
 
 def _cubic_weights(wanted: int, stored: int, offset: float) -> Tensor:

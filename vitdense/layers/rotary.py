@@ -51,6 +51,29 @@ def rotary_tables(
     return (cosines.to(_PRECISION), sines.to(_PRECISION)) if kind == "index" else (cosines, sines)
 
 
+def axial_tables(head_dim: int, grid: Grid, *, num_prefix: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, (num_prefix + cells, head_dim) each, of counted cells along each axis of a grid of any rank.
+
+    The axes take equal shares of the channels, whole pairs of them; what is left stays as it is. Bands are tiled over
+    a share where pairs are neighbours, so that the two of a pair turn by different angles: V-JEPA 2 was trained so
+    (https://arxiv.org/abs/2506.09985).
+    """
+    precision = torch.promote_types(like.dtype, _PRECISION)
+    half = head_dim // len(grid) // 2
+    bands = 1.0 / 10000.0 ** (torch.arange(half, dtype=precision, device=like.device) / half)
+    shares = []
+    for axis, count in enumerate(grid):
+        places = torch.arange(count, dtype=precision, device=like.device)
+        angles = (places[:, None] * bands).repeat(1, 2)  # (count, 2 * half)
+        shape = [1] * len(grid)
+        shape[axis] = count
+        shares.append(angles.reshape(*shape, -1).expand(*grid, -1))
+    shares.append(shares[0].new_zeros(*grid, head_dim - 2 * half * len(grid)))
+    angles = torch.cat(shares, dim=-1).flatten(0, -2)  # (cells, head_dim)
+    angles = torch.cat([angles.new_zeros(num_prefix, head_dim), angles])  # (num_prefix + cells, head_dim)
+    return angles.cos(), angles.sin()
+
+
 def rotate_neighbours(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """heads: (B, heads, N, d) turned in the planes of channels (0, 1), (2, 3), ..."""
     turned = torch.stack([-heads[..., 1::2], heads[..., ::2]], dim=-1).flatten(-2)  # (B, heads, N, d)

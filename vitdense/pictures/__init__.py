@@ -9,6 +9,7 @@ from vitdense.pictures.depth import colour_depth as colour_depth
 from vitdense.pictures.depth import depth_panel as depth_panel
 from vitdense.pictures.depth import depth_range as depth_range
 from vitdense.pictures.depth import save_depth_png as save_depth_png
+from vitdense.pictures.labels import draw_classes as draw_classes
 from vitdense.pictures.masks import make_palette as make_palette
 from vitdense.pictures.masks import outlines as outlines
 from vitdense.pictures.masks import overlay as overlay

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: as it was opened, and after its keys were converted to ours."""
+"""What a checkpoint holds: as it was opened, after its keys were converted to ours, and on its way into a backbone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,3 +36,16 @@ class Weights:
     options: Mapping[str, Any] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
+
+
+@dataclass
+class Fitting:
+    """A state on its way into one backbone, whose tensors are `wanted`, with what was done to it."""
+
+    state: dict[str, Tensor]
+    wanted: dict[str, Tensor]
+    options: Mapping[str, Any]
+    left_out: list[str]
+    resized: list[str] = field(default_factory=list)
+    adapted: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)

@@ -18,6 +18,7 @@ BILINEAR = {**ANTIALIASED, "position_interpolation": "bilinear"}
 # transformers' names of activations, and ours.
 ACTIVATIONS = {
     "gelu": "gelu",
+    "gelu_fast": "gelu_tanh",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",

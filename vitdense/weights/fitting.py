@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from math import isqrt
 from typing import Any
 
@@ -11,7 +10,8 @@ from torch import Tensor
 
 from vitdense.contracts import Backbone
 from vitdense.layers.position import resize_positions
-from vitdense.weights.contents import Weights
+from vitdense.weights.contents import Fitting, Weights
+from vitdense.weights.fitting_time import fit_time, has_time
 from vitdense.weights.resizing import (
     BIAS_TABLE,
     adapt_input_channels,
@@ -25,25 +25,15 @@ _ENDS = ("norm.", "fc_norm.", "attn_pool.", "neck.")
 _OUTPUT_NORM = re.compile(r"norms\.\d+\.")
 
 
-@dataclass
-class Fitting:
-    """The state on its way into one backbone, with what was done to it."""
-
-    state: dict[str, Tensor]
-    wanted: dict[str, Tensor]
-    options: Mapping[str, Any]
-    left_out: list[str]
-    resized: list[str] = field(default_factory=list)
-    adapted: list[str] = field(default_factory=list)
-    fresh: list[str] = field(default_factory=list)
-
-
 def fit(weights: Weights, backbone: Backbone) -> Fitting:
     """The weights, made to fit a backbone where that can be done."""
     options = {} if backbone.config is None else backbone.config.model_dump()
     wanted = backbone.state_dict()
     fitting = Fitting(dict(weights.state), wanted, options, list(weights.left_out), fresh=list(weights.fresh))
-    _position_rows(fitting)
+    if not has_time(fitting.state):
+        _position_rows(fitting)
+    if has_time(wanted):
+        fit_time(fitting, weights.options)
     _absent_biases(fitting)
     for key, tensor in list(fitting.state.items()):
         if key in wanted and tensor.shape != wanted[key].shape:
@@ -63,7 +53,7 @@ def _reshape(fitting: Fitting, key: str, tensor: Tensor, wanted: Tensor) -> None
     elif key == "pos_embed" and tensor.shape[-1] == wanted.shape[-1] and _square(tensor.shape[1] - _rows(fitting)):
         fitting.state[key] = _resized_positions(tensor, _rows(fitting), wanted.shape[1], fitting.options)
         fitting.resized.append(key)
-    elif tensor.ndim == 4 and tensor.shape[1] == 3 and _without_inputs(tensor) == _without_inputs(wanted):
+    elif tensor.ndim in (4, 5) and tensor.shape[1] == 3 and _without_inputs(tensor) == _without_inputs(wanted):
         fitting.state[key] = adapt_input_channels(tensor, wanted.shape[1])
         fitting.adapted.append(key)
 

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from vitdense.contracts import Backbone, BackboneConfig, LoadReport
 from vitdense.errors import WeightsError
-from vitdense.weights.contents import Weights
-from vitdense.weights.fitting import Fitting, fit
+from vitdense.weights.contents import Fitting, Weights
+from vitdense.weights.fitting import fit
 from vitdense.weights.nearest import nearest_presets
 
 

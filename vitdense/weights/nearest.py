@@ -38,8 +38,12 @@ def _shapes(state: Mapping[str, Tensor]) -> Shapes:
     """Names and shapes, without what is made to fit: position tables, norms of outputs, input channels."""
     kept = []
     for key, tensor in state.items():
-        if key == "pos_embed" or key.endswith("relative_position_bias_table") or key.startswith("norms."):
+        if (
+            key in ("pos_embed", "time_embed")
+            or key.endswith("relative_position_bias_table")
+            or key.startswith("norms.")
+        ):
             continue
         shape = tuple(tensor.shape)
-        kept.append((key, (shape[0], *shape[2:]) if key.startswith("patch_embed.") and len(shape) == 4 else shape))
+        kept.append((key, (shape[0], *shape[2:]) if key.startswith("patch_embed.") and len(shape) > 3 else shape))
     return frozenset(kept)

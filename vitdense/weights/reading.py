@@ -13,6 +13,7 @@ from vitdense.weights import external
 from vitdense.weights.contents import Checkpoint, Weights
 from vitdense.weights.dialect import detect, without_wrappers
 from vitdense.weights.families import DIALECTS
+from vitdense.weights.fitting_time import has_time, stored_frames
 from vitdense.weights.opening import Source, open_checkpoint
 from vitdense.weights.published import published_for
 from vitdense.weights.resizing import BIAS_TABLE, position_slots
@@ -46,7 +47,7 @@ def read_checkpoint(checkpoint: Checkpoint, config: BackboneConfig) -> Weights:
     told = dialect.options(checkpoint, done.state)
     if _are_ours(checkpoint, dialect.below(checkpoint.state, root), done.state):
         told = {name: told[name] for name in told.keys() & _SHOWN}
-    options = _stored_size(done.state) | told | _of_own_run(checkpoint)
+    options = _stored_size(done.state, config) | told | _of_own_run(checkpoint)
     _same_heads(options.pop("num_heads", None), config, checkpoint.source)
     known = type(config).model_fields
     if "activation" not in known and options.get("activation", "gelu") != "gelu":
@@ -106,8 +107,10 @@ def _same_heads(theirs: int | tuple[int, ...] | list[int] | None, config: Backbo
         raise WeightsError(f"{source} has {theirs} attention heads, and num_heads is {ours} here")
 
 
-def _stored_size(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _stored_size(state: Mapping[str, Tensor], config: BackboneConfig) -> dict[str, Any]:
     """The image size whose grid the tables of positions have, so that they are kept as published."""
+    if has_time(state):
+        return stored_frames(state, config.model_dump())
     kernel, relations = state.get("patch_embed.proj.weight"), state.get(f"blocks.0.attn.{BIAS_TABLE}")
     table, slots = state.get("pos_embed"), position_slots(state)
     if kernel is None:

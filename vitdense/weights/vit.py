@@ -8,6 +8,7 @@ from vitdense.weights.contents import Checkpoint
 from vitdense.weights.dialect import Dialect, State
 from vitdense.weights.facts import HALF, IMAGENET, timm_facts, transformers_facts
 from vitdense.weights.rows import Change, Row
+from vitdense.weights.video import vivit_facts
 from vitdense.weights.vit_files import TIMM_DEIT, TIMM_VIT, TRANSFORMERS_DEIT, TRANSFORMERS_VIT
 
 # ---------------------------------------------------------------- tables
@@ -113,7 +114,9 @@ def _deit(checkpoint: Checkpoint, _: State) -> dict[str, Any]:
     return {**IMAGENET, **timm_facts(checkpoint)}
 
 
-def _transformers(checkpoint: Checkpoint, _: State) -> dict[str, Any]:
+def _transformers(checkpoint: Checkpoint, state: State) -> dict[str, Any]:
+    if state["patch_embed.proj.weight"].ndim == 5:
+        return vivit_facts(checkpoint)
     facts = transformers_facts(checkpoint, layer_norm_eps=1e-12)
     # DPT, whose neck stands beside the backbone, resizes positions in another way than ViT.
     depth = any(key.startswith("neck.reassemble_stage.") for key in checkpoint.state)

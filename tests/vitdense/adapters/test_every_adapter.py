@@ -113,11 +113,36 @@ def test_an_exported_graph_takes_other_sizes(name: str, adapted: Adapted, enlive
             assert (ours - expected).norm() < 1e-5 * expected.norm()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_clips_are_refused(name: str) -> None:
-    levels = [Level(each.channels, each.stride, 2) for each in (PYRAMID if name in NEEDS_A_PYRAMID else PLAIN)]
-    with pytest.raises(UserError, match=f"{name} takes the maps of pictures, and these levels have a time axis"):
-        ADAPTERS.create(name).build(tuple(levels))
+@torch.no_grad()
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"vit_adapter"}))
+def test_each_time_of_a_clip_is_adapted_as_a_picture(name: str) -> None:
+    levels = tuple(PYRAMID if name in NEEDS_A_PYRAMID else PLAIN)
+    torch.manual_seed(0)
+    of_pictures = ADAPTERS.create(name).build(levels).eval()
+    torch.manual_seed(0)
+    of_clips = ADAPTERS.create(name).build(tuple(Level(each.channels, each.stride, 2) for each in levels)).eval()
+    assert of_clips.levels == tuple(Level(each.channels, each.stride, 2) for each in of_pictures.levels)
+    clips = torch.randn(2, 3, 5, 75, 98)
+    maps = [torch.randn(2, each.channels, 3, -(-75 // each.stride), -(-98 // each.stride)) for each in levels]
+    found = of_clips(maps, clips)
+    for time in range(3):
+        alone = of_pictures([each[:, :, time] for each in maps], clips[:, :, 0])
+        for each, expected in zip(found, alone, strict=True):
+            torch.testing.assert_close(each[:, :, time], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_works_between_blocks_refuses_clips() -> None:
+    levels = tuple(Level(each.channels, each.stride, 2) for each in PLAIN)
+    with pytest.raises(UserError, match=r"vit_adapter works between .* time axis.*`adapter: {name: simple_pyramid}`"):
+        ADAPTERS.create("vit_adapter").build(levels)
+    with pytest.raises(UserError, match="reassemble with readout project works between"):
+        ADAPTERS.create("reassemble", {"readout": "project"}).build(levels)
+
+
+def test_maps_of_several_strides_in_time_are_refused() -> None:
+    levels = tuple(Level(each.channels, each.stride, i + 1) for i, each in enumerate(PYRAMID))
+    with pytest.raises(UserError, match="maps of one stride in time"):
+        ADAPTERS.create("fpn").build(levels)
 
 
 @pytest.mark.parametrize("name", NAMES)

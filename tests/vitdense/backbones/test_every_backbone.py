@@ -9,12 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitdense.backbones import SwinConfig, ViTConfig
+from vitdense.backbones import SwinConfig, VideoViTConfig, ViTConfig
 from vitdense.contracts import BACKBONES, Backbone, BackboneConfig
 from vitdense.errors import UserError
 
 Shrink = Callable[[str], BackboneConfig]
-OWN = [name for name in BACKBONES.names() if issubclass(BACKBONES.find(name)[0], ViTConfig | SwinConfig)]
+OWN = [
+    name
+    for name in BACKBONES.names()
+    if issubclass(BACKBONES.find(name)[0], ViTConfig | SwinConfig)
+    and not issubclass(BACKBONES.find(name)[0], VideoViTConfig)
+]
 NANO = ("vit_nano_patch8", "vit_nano_r_s16", "swin_nano", "swinv2_nano")
 HEAVY_PACKAGES = {"timm", "torchvision", "lightning", "albumentations", "pycocotools"}
 

@@ -6,7 +6,7 @@ import torch
 from pydantic import ValidationError
 
 from vitdense.contracts import DATA, Split
-from vitdense.data.clips import DIRECTIONS, render_clip
+from vitdense.data.clips.drifting import DIRECTIONS, render_clip
 from vitdense.data.scenes import CLASSES, Scene, render
 from vitdense.data.shapes import ShapeSamples, ShapesConfig
 

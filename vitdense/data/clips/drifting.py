@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitdense.data.scenes import Size, Thing, both, draw_light, draw_things, paint, photograph
-from vitdense.data.textures import draw_backdrop, mottle
+from vitdense.data.textures import FAR, Floats, draw_backdrop, mottle
 
 DIRECTIONS = ("right", "down-right", "down", "down-left", "left", "up-left", "up", "up-right")
 
+_GREY = 110.0
 _MARGIN = 0.16  # how far outside the picture, in short sides, a thing leaves before it comes back in at the other side
 
 
@@ -22,8 +23,8 @@ class Clip:
     direction: int
 
 
-def render_clip(seed: int, index: int, size: Size, num_frames: int, *, stream: int = 0) -> Clip:
-    """Clip `index` of a seed. All things drift together before a still backdrop, and turn slowly.
+def render_clip(seed: int, index: int, size: Size, num_frames: int, *, stream: int = 0, plain: bool = False) -> Clip:
+    """Clip `index` of a seed. All things drift together and turn slowly, before hills that stand still or `plain` grey.
 
     Each starts anywhere on a torus somewhat larger than the picture, whatever the direction, and moving on a torus
     keeps that distribution: a single frame says nothing of the direction.
@@ -36,8 +37,7 @@ def render_clip(seed: int, index: int, size: Size, num_frames: int, *, stream: i
     start = rng.uniform(0, 1, 2) * (wide, high)
     things, light = draw_things(rng, height, width), draw_light(rng)
     spins = rng.uniform(-0.5, 0.5, len(things))
-    backdrop, depth = draw_backdrop(rng, height, width)
-    paper = mottle(rng, height, width)
+    backdrop, depth, paper = _grey(height, width) if plain else _hills(rng, height, width)
     kinds = np.array([0] + [thing.kind for thing in things], np.uint8)
     frames = np.empty((num_frames, height, width, 3), np.uint8)
     semantic = np.empty((num_frames, height, width), np.uint8)
@@ -52,6 +52,18 @@ def render_clip(seed: int, index: int, size: Size, num_frames: int, *, stream: i
         picture, owner, _ = paint(backdrop, depth, moved, light, paper)
         frames[number], semantic[number] = photograph(picture, light, rng), kinds[owner]
     return Clip(frames, semantic, direction)
+
+
+def _hills(rng: np.random.Generator, height: int, width: int) -> tuple[Floats, Floats, Floats]:
+    """Picture (3, h, w), depth (h, w) and the paper's own texture."""
+    backdrop, depth = draw_backdrop(rng, height, width)
+    return backdrop, depth, mottle(rng, height, width)
+
+
+def _grey(height: int, width: int) -> tuple[Floats, Floats, Floats]:
+    """The same of nothing."""
+    picture = np.full((3, height, width), _GREY, np.float32)
+    return picture, np.full((height, width), FAR, np.float32), np.ones((1, 1, 1), np.float32)
 
 
 def _drift(thing: Thing, shift: tuple[float, float], turn: float, period: tuple[float, float]) -> Thing:
