@@ -19,7 +19,7 @@ from vitdense.weights.published import published_for
 from vitdense.weights.resizing import BIAS_TABLE, position_slots
 
 # What a dialect sees in the tensors themselves.
-_SHOWN = {"image_size", "final_norm", "positions", "pool"}
+_SHOWN = {"image_size", "final_norm", "positions", "position_tables", "pool"}
 
 # Options that change the numbers of a network, and no name and no shape in it.
 _BUILT = {"layer_norm_eps", "activation", "mean", "std", "num_heads", "window_order", "always_shift", "rope_grid"}
