@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from vitdense.benchmarking.rows import OURS, Row
 from vitdense.benchmarking.suite import (
     boxes_data,
+    clips,
     coco,
     deformable,
     detr,
@@ -23,7 +24,7 @@ from vitdense.errors import UserError
 
 ROWS: dict[str, Row] = {
     row.name: row
-    for rows in (swin, vit, pixels, fusion, upernet, dpt, coco, detr, deformable, rtdetr, boxes_data, zero_shot)
+    for rows in (swin, vit, clips, pixels, fusion, upernet, dpt, coco, detr, deformable, rtdetr, boxes_data, zero_shot)
     for row in rows.ROWS
 }
 
