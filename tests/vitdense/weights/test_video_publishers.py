@@ -110,3 +110,15 @@ def test_a_network_without_attention_over_time_is_refused(enliven: Enliven, tmp_
     theirs.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(WeightsError, match="attention_type 'space_only'; known here: divided_space_time, joint"):
         read_weights(tmp_path, BACKBONES.create("timesformer_base_patch16"))
+
+
+def test_a_table_that_can_be_read_in_two_ways_is_refused(enliven: Enliven, fill: Fill) -> None:
+    """256 patches are 4 x 8 x 8 as stored, and 1 x 16 x 16 for two frames."""
+    stored: Any = ours("vivit_nano_patch8", enliven)
+    with pytest.raises(WeightsError, match="256 patches, which may be 1 x 16 x 16 or 4 x 8 x 8"):
+        fill("vivit_nano_patch8", stored.state_dict(), {**SMALL, "frames": 2})
+    found: Any = fill("vivit_nano_patch8", stored.state_dict(), {**SMALL, "frames": 16})
+    assert found.load_report.resized == ("pos_embed",)
+    rows, table = (each.pos_embed[0, 1:].reshape(-1, 64 * 32) for each in (found, stored))
+    torch.testing.assert_close(rows[0], table[0])
+    torch.testing.assert_close(rows[1], 0.75 * table[0] + 0.25 * table[1])
