@@ -111,7 +111,7 @@ def _build_backbone(config: BackboneConfig, weights: str | Path | Mapping[str, T
     if inner is not None:
         within = _build_backbone(inner, weights)
         backbone = config.around(within)
-        backbone.config, backbone.load_report = config, within.load_report
+        backbone.load_report = within.load_report
         return backbone
     if weights is None:
         backbone = config.build()

@@ -92,6 +92,8 @@ def _of_each_family() -> list[str]:
     smallest: dict[str, tuple[int, str]] = {}
     for name in list_backbones():
         config = BACKBONES.create(name).model_dump()
+        if "frames" in config:  # takes clips
+            continue
         family = name.partition("_")[0] + name.partition("patch14")[2]
         size = int(config["embed_dim"]) * int(config.get("depth") or sum(config.get("depths", ())))
         smallest[family] = min(smallest.get(family, (size, name)), (size, name))

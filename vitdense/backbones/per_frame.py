@@ -38,6 +38,13 @@ class PerFrameConfig(BackboneConfig):
         }
         return BACKBONES.create_or_tell(self.architecture, common | self.options)
 
+    def holding(self, inner: BackboneConfig | None) -> "PerFrameConfig":
+        """The same with all options of a picture backbone that was built, its weights' own among them."""
+        if inner is None:
+            return self
+        options = {name: value for name, value in dict(inner).items() if name not in ("weights", "architecture")}
+        return self.model_copy(update={"options": options})
+
     def around(self, backbone: Backbone) -> "PerFrame":
         """The picture backbone on clips."""
         return PerFrame(self, backbone)
@@ -60,6 +67,7 @@ class PerFrame(Backbone):
         super().__init__()
         if any(level.time_stride is not None for level in backbone.levels):
             raise UserError(f"per_frame takes picture backbones, and {config.architecture} takes clips: leave it out")
+        self.config = config.holding(backbone.config)
         depth = config.temporal_depth
         self.backbone = backbone
         self.levels = tuple(Level(level.channels, level.stride, 1) for level in backbone.levels)

@@ -9,6 +9,7 @@ from vitdense.benchmarking.suite import (
     boxes_data,
     clip,
     clip_decoding,
+    clips,
     coco,
     contrastive,
     deformable,
@@ -29,6 +30,7 @@ ROWS: dict[str, Row] = {
     for rows in (
         swin,
         vit,
+        clips,
         pixels,
         fusion,
         upernet,

@@ -84,7 +84,7 @@ class BackboneConfig(Config):
         return None
 
     def around(self, backbone: "Backbone") -> "Backbone":
-        """A backbone around the one that `inner` describes."""
+        """A backbone around the one that `inner` describes; its `config` holds what that one's weights brought."""
         raise NotImplementedError
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitdense.errors import WeightsError
 from vitdense.layers.inflation import inflate_kernel, repeat_positions, still_in_time
 from vitdense.layers.position import resize_positions
 from vitdense.layers.space_time_position import resize_times, resize_volume
@@ -21,31 +22,36 @@ def has_time(state: Mapping[str, Tensor]) -> bool:
     return _KERNEL in state and state[_KERNEL].ndim == 5
 
 
-def stored_frames(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The image size and the frames that a network's tables are stored for, as far as they show in their lengths.
+def stored_frames(
+    state: Mapping[str, Tensor], config: Mapping[str, Any], told: Mapping[str, Any], source: str
+) -> dict[str, Any]:
+    """The image size and the frames that a network's tables are stored for: as `told` by files, or by their lengths.
 
-    A table of all cells of a grid (times x side x side) says nothing of its sides: it has the config's times, if that
-    leaves a square.
+    A table of all cells of a grid (times x side x side) says nothing of its sides. It has the config's, or its times or
+    its side alone where that leaves a whole grid; WeightsError where both do, since one of them would be wrong.
     """
     kernel, table, times = state[_KERNEL], state.get("pos_embed"), state.get("time_embed")
-    if table is None:
-        return {}
+    found = {name: told[name] for name in ("frames", "image_size") if told.get(name) is not None}
+    if table is None or "frames" not in config:  # a network of pictures has no place for any of it
+        return found
+    known = {**config, **found}
+    tubelet, patch = kernel.shape[2], kernel.shape[-1]
+    stored, side = -(-known["frames"] // tubelet), known["image_size"] // patch
     cells = table.shape[1] - _rows(state)
-    found: dict[str, Any] = {}
-    stored = 1
     if times is not None:
         count = times.shape[1] - ("time_token" in state)
-        if -(-config.get("frames", 0) // kernel.shape[2]) != count:
-            found["frames"] = count * kernel.shape[2]
-    else:
-        stored = -(-config.get("frames", 1) // kernel.shape[2])
-    side = isqrt(cells // stored)
-    fits = stored * side**2 == cells
-    return found | ({"image_size": side * kernel.shape[-1]} if fits and _differs(side, kernel, config) else {})
-
-
-def _differs(side: int, kernel: Tensor, config: Mapping[str, Any]) -> bool:
-    return bool(config.get("image_size", 0) // kernel.shape[-1] != side)
+        lengths = {"frames": count * tubelet} if count != stored else {}
+        return found | lengths | ({"image_size": isqrt(cells) * patch} if isqrt(cells) != side else {})
+    if cells == stored * side**2:
+        return found
+    square = isqrt(cells // stored)
+    by_times, by_side = stored * square**2 == cells, side > 0 and cells % side**2 == 0
+    if by_times and by_side:
+        raise WeightsError(
+            f"{source} has positions of {cells} patches, which may be {stored} x {square} x {square} or "
+            f"{cells // side**2} x {side} x {side}: give the frames and the image_size that they were made for"
+        )
+    return found | ({"image_size": square * patch} if by_times else {})
 
 
 def _rows(state: Mapping[str, Tensor]) -> int:

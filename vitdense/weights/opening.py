@@ -25,7 +25,7 @@ RECIPE = "recipe.yaml"
 HUBS = ("hf/", "timm/")
 # What trainers put the tensors into. Averaged weights and teachers come first: they are what is evaluated.
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "params_ema", "teacher", "target_encoder")
-WRAPPERS = (*AVERAGED, "state_dict", "model", "params", "student", "encoder", "module")
+WRAPPERS = (*AVERAGED, "state_dict", "model", "model_state", "params", "student", "encoder", "module")
 
 # What readers raise on damaged files; pickles whose bytes were flipped raise nearly anything.
 _READERS = (SafetensorError, BadZipFile, struct.error, OSError, EOFError)

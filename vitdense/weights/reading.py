@@ -19,7 +19,7 @@ from vitdense.weights.published import published_for
 from vitdense.weights.resizing import BIAS_TABLE, position_slots
 
 # What a dialect sees in the tensors themselves.
-_SHOWN = {"image_size", "final_norm", "positions", "pool"}
+_SHOWN = {"image_size", "final_norm", "positions", "position_tables", "pool"}
 
 # Options that a backbone of the same name doesn't take over from a run: how it learned, and what it gave.
 _OF_TRAINING = {"name", "weights", "out_indices", "drop_path", "grad_checkpointing", "frozen_stages"}
@@ -47,7 +47,11 @@ def read_checkpoint(checkpoint: Checkpoint, config: BackboneConfig) -> Weights:
     told = dialect.options(checkpoint, done.state)
     if _are_ours(checkpoint, dialect.below(checkpoint.state, root), done.state):
         told = {name: told[name] for name in told.keys() & _SHOWN}
-    options = _stored_size(done.state, config) | told | _of_own_run(checkpoint)
+    options = (
+        _stored_size(done.state, config, {**checkpoint.recipe, **told}, checkpoint.source)
+        | told
+        | _of_own_run(checkpoint)
+    )
     _same_heads(options.pop("num_heads", None), config, checkpoint.source)
     known = type(config).model_fields
     if "activation" not in known and options.get("activation", "gelu") != "gelu":
@@ -107,10 +111,12 @@ def _same_heads(theirs: int | tuple[int, ...] | list[int] | None, config: Backbo
         raise WeightsError(f"{source} has {theirs} attention heads, and num_heads is {ours} here")
 
 
-def _stored_size(state: Mapping[str, Tensor], config: BackboneConfig) -> dict[str, Any]:
+def _stored_size(
+    state: Mapping[str, Tensor], config: BackboneConfig, told: Mapping[str, Any], source: str
+) -> dict[str, Any]:
     """The image size whose grid the tables of positions have, so that they are kept as published."""
     if has_time(state):
-        return stored_frames(state, config.model_dump())
+        return stored_frames(state, config.model_dump(), told, source)
     kernel, relations = state.get("patch_embed.proj.weight"), state.get(f"blocks.0.attn.{BIAS_TABLE}")
     table, slots = state.get("pos_embed"), position_slots(state)
     if kernel is None:

@@ -113,8 +113,9 @@ def _ends(state: State) -> dict[str, Any]:
 
 
 def _videomae_authors(_: Checkpoint, state: State) -> dict[str, Any]:
-    # Fixed waves aren't stored; a learned table is.
-    learned = {"positions": "learned", "position_tables": "joint"} if "pos_embed" in state else {}
+    # Fixed waves aren't stored; learned tables are.
+    tables = "divided" if "time_embed" in state else "joint"
+    learned = {"positions": "learned", "position_tables": tables} if "pos_embed" in state else {}
     return {"layer_norm_eps": 1e-6, **learned, **_ends(state)}
 
 

@@ -136,15 +136,15 @@ class SecondWriting:
     def __init__(self, prior: Tensor, grids: Sequence[Grid], patch: int, p: Weights) -> None:
         self.prior, self.grids, self.patch, self.p = prior, grids, patch, p
 
-    def before(self, stage: int, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    def before(self, stage: int, patches: Tensor, grid: tuple[int, ...]) -> Tensor:
         p = part(self.p, f"interactions.{stage}.injector")
-        return inject(patches, Grid(*grid, self.patch), self.prior, self.grids, p)
+        return inject(patches, Grid(grid[0], grid[1], self.patch), self.prior, self.grids, p)
 
-    def after(self, stage: int, patches: Tensor, grid: tuple[int, int]) -> None:
+    def after(self, stage: int, patches: Tensor, grid: tuple[int, ...]) -> None:
         extras = [f"extra_extractors.{i}" for i in range(2)] if stage == 3 else []
         for name in ["extractor", *extras]:
             p = part(self.p, f"interactions.{stage}.{name}")
-            self.prior = extract(self.prior, self.grids, patches, Grid(*grid, self.patch), p)
+            self.prior = extract(self.prior, self.grids, patches, Grid(grid[0], grid[1], self.patch), p)
 
 
 def whole(backbone: Backbone, images: Tensor, patch: int, p: Weights) -> list[Tensor]:

@@ -1,13 +1,15 @@
 """Picture backbones on clips: every frame's maps are the picture's own, and mixing over time starts as nothing."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import vitdense
-from vitdense.contracts import Level
+from vitdense.contracts import BACKBONES, Level
 from vitdense.errors import UserError
+from vitdense.weights import save_pretrained
 
 NAMES = ["vit_nano_patch8", "swin_nano", "vit_nano_r_s16", "timm/resnet18"]
 
@@ -43,6 +45,19 @@ def test_weights_are_the_picture_backbones_own() -> None:
     assert backbone.load_report.left_out == ()
     assert all(torch.equal(each, backbone.backbone.state_dict()[key]) for key, each in picture.state_dict().items())
     assert len(backbone.mean) == 4
+
+
+@torch.no_grad()
+def test_the_config_holds_what_the_weights_brought(tmp_path: Path) -> None:
+    """A run is built again from its recipe, without the file that said how its backbone was made."""
+    picture = vitdense.create_backbone("vit_nano_patch8", layer_norm_eps=0.1, activation="quick_gelu")
+    save_pretrained(picture, tmp_path, names="transformers")
+    backbone: Any = vitdense.create_backbone("per_frame/vit_nano_patch8", weights=tmp_path, temporal_depth=1).eval()
+    assert backbone.config.options["layer_norm_eps"] == 0.1
+    again: Any = BACKBONES.create(backbone.config.preset, backbone.config.model_dump(mode="json")).build().eval()
+    again.load_state_dict(backbone.state_dict())
+    clips = torch.randn(1, 3, 2, 33, 40)
+    assert torch.equal(again(clips)[-1], backbone(clips)[-1])
 
 
 def test_mixing_starts_as_nothing_and_then_sees_other_times() -> None:

@@ -114,6 +114,8 @@ def test_transformers_timesformer_is_wrong_at_another_length(enliven: Enliven) -
     stored: Any = enliven(timesformer())
     clips = clip(2, 32, 32)
     assert apart(of_timesformer(stored, clips), of_timesformer(told_size(stored, 2, 32), clips)) > 0.1
+    with pytest.raises(RuntimeError):  # 3 x 5 patches in rows of 4
+        stored(frames_first(clip(4, 24, 40)))
 
 
 # ---------------------------------------------------------------- ViViT

@@ -1,4 +1,4 @@
-"""The job of most rows: pictures to maps through a backbone, as inference or as a training step."""
+"""The job of most rows: pictures or clips to maps through a backbone, as inference or as a training step."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def enliven(network: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(SEED)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            matrix = parameter.ndim in (2, 4) and name.endswith("weight")
+            matrix = parameter.ndim in (2, 4, 5) and name.endswith("weight")
             deviation = parameter[0].numel() ** -0.5 if matrix else DEVIATION
             centre = 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0
             parameter.copy_(centre + deviation * torch.randn(parameter.shape, generator=generator))
@@ -46,7 +46,8 @@ def enliven(network: nn.Module) -> nn.Module:
 class MapsJob(Job):
     """Random pictures through a network; a training step is the mean squares of all maps, summed, and their gradients.
 
-    `read` calls the network and gives its maps (B, C, H, W); `rename` gives the gradients our names.
+    `read` calls the network and gives its maps (B, C, H, W); `rename` gives the gradients our names. With `frames` they
+    are clips (B, 3, T, H, W), and so are the maps.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class MapsJob(Job):
         train: bool,
         read: Callable[[Any, Tensor], list[Tensor]],
         rename: Callable[[Gradients], Gradients],
+        frames: int | None = None,
     ) -> None:
         self.network = network.to(conditions.device).train(train)
         self.conditions = conditions
@@ -69,7 +71,7 @@ class MapsJob(Job):
 
         self.maps: Callable[[Tensor], list[Tensor]] = torch.compile(maps) if conditions.compiled else maps
         generator = torch.Generator().manual_seed(SEED)
-        shape = (conditions.batch or 1, 3, side, side)
+        shape = (conditions.batch or 1, 3, *([] if frames is None else [frames]), side, side)
         self.images = torch.randn(shape, generator=generator).to(conditions.device)
 
     def step(self) -> None:
@@ -113,12 +115,13 @@ def _numbered(maps: list[Tensor]) -> Outcome:
 
 @dataclass(frozen=True)
 class MapsWork(Generic[S]):
-    """A preset of ours at the row's size, and at a tiny one for tests."""
+    """A preset of ours at the row's size, and at a tiny one for tests; on clips of `frames` frames, or on pictures."""
 
     preset: str
     full: S
     tiny: S
     train: bool
+    frames: int | None = None
 
     def ours(self, conditions: Conditions) -> Job:
         """Ours in its default conventions, as it is timed."""
@@ -144,7 +147,7 @@ class MapsWork(Generic[S]):
                 return self._renamed(network, gradients, preset, {**size.options(), **conventions})
 
             network = enliven(build(size))
-            return MapsJob(network, conditions, side=size.side, train=self.train, read=read, rename=rename)
+            return self._job(network, conditions, read, rename)
 
         def pair(conditions: Conditions) -> Pair:
             options = {**self._size(conditions).options(), **conventions}
@@ -158,8 +161,17 @@ class MapsWork(Generic[S]):
         return self.tiny if conditions.tiny else self.full
 
     def _our_job(self, backbone: nn.Module, conditions: Conditions) -> MapsJob:
+        return self._job(backbone, conditions, _call, dict)
+
+    def _job(
+        self,
+        network: nn.Module,
+        conditions: Conditions,
+        read: Callable[[Any, Tensor], list[Tensor]],
+        rename: Callable[[Gradients], Gradients],
+    ) -> MapsJob:
         side = self._size(conditions).side
-        return MapsJob(backbone, conditions, side=side, train=self.train, read=_call, rename=dict)
+        return MapsJob(network, conditions, side=side, train=self.train, read=read, rename=rename, frames=self.frames)
 
     def _backbone(self, preset: str, **options: Any) -> Backbone:
         if preset not in list_backbones():

@@ -1,4 +1,4 @@
-"""Whole published models, segmentation, depth, detection, pictures with texts: which family a folder or file is of."""
+"""Whole published models, of pictures, clips, pictures with texts: which family a folder or file is of."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +21,7 @@ from vitdense.weights.whole import (
     rtdetr_original,
     siglip,
     upernet,
+    video,
 )
 from vitdense.weights.whole.parts import Whole
 
@@ -52,6 +53,9 @@ def read_whole(source: Source, architecture: str | None = None) -> Whole:
         "clip": clip.read,
         "siglip": siglip.read,
         "siglip2": siglip.read_2,
+        "timesformer": video.read,
+        "vivit": video.read,
+        "videomae": video.read,
     }
     kind = checkpoint.config.get("model_type")
     if kind in kinds:
