@@ -81,7 +81,9 @@ def own_weights(
         options = {name: value for name, value in recipe.items() if name not in _OF_TRAINING}
     else:
         options = _of_own_run(Checkpoint(state, source, recipe=recipe))
-    options = _stored_size(state) | {name: value for name, value in options.items() if value is not None}
+    options = _stored_size(state, config, recipe, source) | {
+        name: value for name, value in options.items() if value is not None
+    }
     _same_heads(options.pop("num_heads", None), config, source)
     known = {name: value for name, value in options.items() if name in type(config).model_fields}
     kind = type(config).__name__.removesuffix("Config").lower()
