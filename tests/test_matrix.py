@@ -37,7 +37,8 @@ from vitdense.registry import Config
 SIZE, CLASSES = (75, 98), 5
 ADAPTER_NAMES = [None, *ADAPTERS.names()]
 SEVERAL = "tasks"  # others side by side
-HEAD_NAMES = [*(name for name in HEADS.names() if name != SEVERAL), "smp/linknet", "smp/fpn"]
+OF_CLIPS = ("linear_3d", "per_frame", "upernet_3d")  # on maps with a time axis: tests/heads/clips
+HEAD_NAMES = [*(name for name in HEADS.names() if name not in (SEVERAL, *OF_CLIPS)), "smp/linknet", "smp/fpn"]
 DEPTH = "depth"
 QUERIES = {"num_queries": 6, "encoder_layers": 1, "decoder_layers": 2}
 TEXT = {"width": 8, "depth": 1, "num_heads": 2, "context": 5, "vocab": 9}
