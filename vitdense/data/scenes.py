@@ -1,6 +1,7 @@
 """Pictures of paper shapes before paper hills, with every label a task may want, drawn from (seed, index) alone."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -24,6 +25,9 @@ CLASSES = ("background", "circle", "square", "triangle", "star", "ring")
 
 Size = int | tuple[int, int]
 
+Backdrop = Literal["hills", "plain"]
+
+_GREY = 110.0
 _SUB = 4  # bits of sub-pixel precision in OpenCV's polygons
 _RIM = 0.03  # width of the line that makes the rim; half of it lies inside the thing
 _SPAN = 1.05  # metres: a shape of this size one metre away would fill the picture's short side
@@ -79,16 +83,28 @@ class Scene:
         return describe(self.words)
 
 
-def render(seed: int, index: int, size: Size, *, stream: int = 0, most: int = 5) -> Scene:
-    """Scene `index` of a seed, at (H, W) or a square, of `most` things or fewer; `stream` tells splits apart: their
-    pictures share no draw."""
+def render(seed: int, index: int, size: Size, *, stream: int = 0, most: int = 5, plain: bool = False) -> Scene:
+    """Scene `index` of a seed, at (H, W) or a square, of `most` things or fewer before hills or `plain` grey; `stream`
+    tells splits apart: their pictures share no draw."""
     rng = np.random.default_rng([seed, stream, index])
     height, width = both(size)
     things = draw_things(rng, height, width, most=most)
     light = draw_light(rng)
-    backdrop, depth = draw_backdrop(rng, height, width)
-    picture, owner, depth = paint(backdrop, depth, things, light, mottle(rng, height, width))
+    backdrop, depth, paper = grey(height, width) if plain else hills(rng, height, width)
+    picture, owner, depth = paint(backdrop, depth, things, light, paper)
     return _label(photograph(picture, light, rng), owner, depth, things)
+
+
+def hills(rng: np.random.Generator, height: int, width: int) -> tuple[Floats, Floats, Floats]:
+    """Picture (3, h, w), depth (h, w) and the paper's own texture."""
+    backdrop, depth = draw_backdrop(rng, height, width)
+    return backdrop, depth, mottle(rng, height, width)
+
+
+def grey(height: int, width: int) -> tuple[Floats, Floats, Floats]:
+    """The same of nothing."""
+    picture = np.full((3, height, width), _GREY, np.float32)
+    return picture, np.full((height, width), FAR, np.float32), np.ones((1, 1, 1), np.float32)
 
 
 def both(size: Size) -> tuple[int, int]:

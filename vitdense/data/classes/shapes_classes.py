@@ -5,7 +5,7 @@ from typing import Literal
 
 from vitdense.contracts import DATA, Sample, Split
 from vitdense.data.classes.audit import ClassAudit
-from vitdense.data.scenes import CLASSES, both, render
+from vitdense.data.scenes import CLASSES, Backdrop, both, render
 from vitdense.data.shapes import ShapeSamples, ShapesConfig, pixels
 from vitdense.data.textures import COLOURS
 
@@ -20,6 +20,7 @@ class ShapesClassesConfig(ShapesConfig):
     """`by` says what of the shape is its class."""
 
     by: Literal["kind", "colour"] = "kind"
+    backdrop: Backdrop = "hills"
 
     def build(self, split: Split) -> "ShapeClassSamples":
         """The samples of a split; nothing is stored, each is drawn when it is asked for."""
@@ -33,12 +34,14 @@ class ShapeClassSamples(ShapeSamples):
 
     def __init__(self, config: ShapesClassesConfig, split: Split) -> None:
         super().__init__(config, split)
-        self.by = config.by
+        self.by, self.plain = config.by, config.backdrop == "plain"
         self.classes = CLASSES[1:] if config.by == "kind" else tuple(COLOURS)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         number = key[0] * len(self) + key[1] if self.split == "train" else key[1]
-        scene = render(self.config.seed, number, both(self.config.size), stream=STREAMS[self.split], most=1)
+        scene = render(
+            self.config.seed, number, both(self.config.size), stream=STREAMS[self.split], most=1, plain=self.plain
+        )
         word = scene.words[0].kind if self.by == "kind" else scene.words[0].colour
         return Sample(id=f"{self.split}-{number}", image=pixels(scene), label=self.classes.index(word))
 

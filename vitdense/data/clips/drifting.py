@@ -5,12 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdense.data.scenes import Size, Thing, both, draw_light, draw_things, paint, photograph
-from vitdense.data.textures import FAR, Floats, draw_backdrop, mottle
+from vitdense.data.scenes import Size, Thing, both, draw_light, draw_things, grey, hills, paint, photograph
 
 DIRECTIONS = ("right", "down-right", "down", "down-left", "left", "up-left", "up", "up-right")
 
-_GREY = 110.0
 _MARGIN = 0.16  # how far outside the picture, in short sides, a thing leaves before it comes back in at the other side
 
 
@@ -37,7 +35,7 @@ def render_clip(seed: int, index: int, size: Size, num_frames: int, *, stream: i
     start = rng.uniform(0, 1, 2) * (wide, high)
     things, light = draw_things(rng, height, width), draw_light(rng)
     spins = rng.uniform(-0.5, 0.5, len(things))
-    backdrop, depth, paper = _grey(height, width) if plain else _hills(rng, height, width)
+    backdrop, depth, paper = grey(height, width) if plain else hills(rng, height, width)
     kinds = np.array([0] + [thing.kind for thing in things], np.uint8)
     frames = np.empty((num_frames, height, width, 3), np.uint8)
     semantic = np.empty((num_frames, height, width), np.uint8)
@@ -52,18 +50,6 @@ def render_clip(seed: int, index: int, size: Size, num_frames: int, *, stream: i
         picture, owner, _ = paint(backdrop, depth, moved, light, paper)
         frames[number], semantic[number] = photograph(picture, light, rng), kinds[owner]
     return Clip(frames, semantic, direction)
-
-
-def _hills(rng: np.random.Generator, height: int, width: int) -> tuple[Floats, Floats, Floats]:
-    """Picture (3, h, w), depth (h, w) and the paper's own texture."""
-    backdrop, depth = draw_backdrop(rng, height, width)
-    return backdrop, depth, mottle(rng, height, width)
-
-
-def _grey(height: int, width: int) -> tuple[Floats, Floats, Floats]:
-    """The same of nothing."""
-    picture = np.full((3, height, width), _GREY, np.float32)
-    return picture, np.full((height, width), FAR, np.float32), np.ones((1, 1, 1), np.float32)
 
 
 def _drift(thing: Thing, shift: tuple[float, float], turn: float, period: tuple[float, float]) -> Thing:

@@ -1,7 +1,6 @@
 """`shapes_video`: the embedded clips of drifting shapes, with the direction of their motion or a mask of each frame."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from pydantic import PositiveInt
 from vitdense.contracts import DATA, Sample, Split
 from vitdense.data.classes.audit import ClassAudit
 from vitdense.data.clips.drifting import DIRECTIONS, Clip, render_clip
-from vitdense.data.scenes import CLASSES, both
+from vitdense.data.scenes import CLASSES, Backdrop, both
 from vitdense.data.shapes import PALETTE, ShapeSamples, ShapesConfig
 
 STREAMS: dict[Split, int] = {"train": 5, "val": 6}
@@ -30,7 +29,7 @@ class ShapesVideoConfig(ShapesConfig):
     size: PositiveInt | tuple[PositiveInt, PositiveInt] = 64
     frames: PositiveInt = 8
     masks: bool = False
-    backdrop: Literal["hills", "plain"] = "hills"
+    backdrop: Backdrop = "hills"
     shuffle_frames: bool = False
 
     def build(self, split: Split) -> "ShapeClips":
