@@ -39,9 +39,8 @@ class ShapeClassSamples(ShapeSamples):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         number = key[0] * len(self) + key[1] if self.split == "train" else key[1]
-        scene = render(
-            self.config.seed, number, both(self.config.size), stream=STREAMS[self.split], most=1, plain=self.plain
-        )
+        size = both(self.config.size)
+        scene = render(self.config.seed, number, size, stream=STREAMS[self.split], most=1, plain=self.plain)
         word = scene.words[0].kind if self.by == "kind" else scene.words[0].colour
         return Sample(id=f"{self.split}-{number}", image=pixels(scene), label=self.classes.index(word))
 
