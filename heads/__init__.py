@@ -9,8 +9,10 @@ from heads import deformable_detr as deformable_detr
 from heads import depth_anything as depth_anything
 from heads import detr as detr
 from heads import dpt as dpt
+from heads import eomt as eomt
 from heads import fcn as fcn
 from heads import linear as linear
+from heads import mask_transformer as mask_transformer
 from heads import rtdetr as rtdetr
 from heads import segformer as segformer
 from heads import smp as smp

@@ -37,7 +37,8 @@ from vitdense.registry import Config
 SIZE, CLASSES = (75, 98), 5
 ADAPTER_NAMES = [None, *ADAPTERS.names()]
 SEVERAL = "tasks"  # others side by side
-HEAD_NAMES = [*(name for name in HEADS.names() if name != SEVERAL), "smp/linknet", "smp/fpn"]
+OF_BLOCKS = "eomt"  # of plain ViTs alone, without an adapter
+HEAD_NAMES = [*(name for name in HEADS.names() if name not in (SEVERAL, OF_BLOCKS)), "smp/linknet", "smp/fpn"]
 DEPTH = "depth"
 QUERIES = {"num_queries": 6, "encoder_layers": 1, "decoder_layers": 2}
 TEXT = {"width": 8, "depth": 1, "num_heads": 2, "context": 5, "vocab": 9}
@@ -46,6 +47,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "deformable_detr": {"channels": 32, **QUERIES},
     "dino": {"channels": 32, **QUERIES},
     "rtdetr": QUERIES,
+    "mask_transformer": {"channels": 32, "pixel_channels": 32, "mask_channels": 8, **QUERIES},
     "dfine": QUERIES,
     "clip": {"text": {"name": "clip_text_nano", **TEXT}, "dim": 8},
     "siglip": {"text": {"name": "siglip_text_base", **TEXT}, "dim": 8, "image_projection": "linear"},

@@ -17,9 +17,9 @@ def infer(model: PredictingModel, batch: Batch, config: InferenceConfig) -> Pred
     """One prediction for each of batch["images"] (B, C, H, W), at batch["sizes"]."""
     if model.head.tasks:
         return _each_task(model, batch, config)
-    if model.head.detects:
+    if model.head.detects or model.head.segments:
         return detect(model, batch, config)
-    if model.head.reads != "maps":
+    if model.head.reads != "maps" and model.head.dense is None:
         return model.head.predict(model(_fitted(batch, config)), batch)
     return read_off(model, batch, config)
 
