@@ -63,7 +63,7 @@ class MaskTransformer(MaskClassificationHead):
         strides = [level.stride for level in levels]
         if any(level.time_stride is not None for level in levels):
             raise UserError("mask_transformer needs the maps of pictures, got levels with a time stride")
-        if len(levels) < config.levels or strides != sorted(set(strides)):
+        if len(levels) < config.levels or strides != sorted(strides) or strides[0] == strides[-1]:
             raise UserError(
                 f"mask_transformer reads a pyramid of {config.levels} levels or more, got strides {strides}: "
                 "give backbone.out_indices, head.levels, or adapter: {name: simple_pyramid}"

@@ -12,6 +12,7 @@ from vitdense.benchmarking.suite import (
     detr,
     dpt,
     fusion,
+    masks,
     pixels,
     rtdetr,
     swin,
@@ -23,7 +24,7 @@ from vitdense.errors import UserError
 
 ROWS: dict[str, Row] = {
     row.name: row
-    for rows in (swin, vit, pixels, fusion, upernet, dpt, coco, detr, deformable, rtdetr, boxes_data, zero_shot)
+    for rows in (swin, vit, pixels, fusion, upernet, dpt, coco, detr, deformable, rtdetr, masks, boxes_data, zero_shot)
     for row in rows.ROWS
 }
 

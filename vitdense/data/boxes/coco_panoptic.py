@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vitdense.contracts import DATA, Split
+from vitdense.data.boxes.audit import BoxAudit
 from vitdense.data.boxes.augment import BoxAugment
 from vitdense.data.boxes.coco import CocoFilesConfig
 from vitdense.data.boxes.coco_json import CocoReader, load_coco, parse_categories
@@ -97,9 +98,18 @@ class PanopticSamples(BoxSamples):
 
     def audit(self, *, limit: int | None = None, report: Callable[[str], None] | None = None) -> list[str]:
         """What reading the files found, header sizes of all pictures, and at most `limit` pictures and maps in full."""
-        faults = super().audit(limit=limit, report=report)
+        return super().audit(limit=limit, report=report) + self._faults_of_maps(limit)
+
+    def survey(self, report: Callable[[str], None] | None = None) -> BoxAudit:
+        """The same with counts, of all pictures and maps."""
+        found = super().survey(report)
+        found.faults += self._faults_of_maps(None)
+        return found
+
+    def _faults_of_maps(self, limit: int | None) -> list[str]:
         total = len(self.records)
         count = total if limit is None else min(limit, total)
+        faults = []
         for index in range(count):
             try:
                 self.segments_of(self.records[index * total // count])
