@@ -43,8 +43,9 @@ def draw_uncertain(logits: Tensor, config: PointConfig) -> Tensor:
     drawn = draw_points(len(logits), int(config.count * config.oversampled), logits.device)
     unsure = -read_points(logits[:, None], drawn)[:, 0].abs()  # (M, drawn)
     important = int(config.important * config.count)
-    chosen = unsure.topk(important, dim=1).indices
-    points = drawn.gather(1, chosen[..., None].expand(-1, -1, 2))
+    chosen = unsure.topk(important, dim=1, sorted=False).indices  # losses are sums: the order is nobody's
+    starts = torch.arange(len(drawn), device=drawn.device)[:, None] * drawn.shape[1]
+    points = drawn.flatten(0, 1).index_select(0, (chosen + starts).flatten()).view(len(drawn), important, 2)
     if important < config.count:
         points = torch.cat([points, draw_points(len(logits), config.count - important, logits.device)], dim=1)
     return points
