@@ -10,9 +10,11 @@ from heads import deformable_detr as deformable_detr
 from heads import depth_anything as depth_anything
 from heads import detr as detr
 from heads import dpt as dpt
+from heads import eomt as eomt
 from heads import fcn as fcn
 from heads import linear as linear
 from heads import linear_3d as linear_3d
+from heads import mask_transformer as mask_transformer
 from heads import per_frame as per_frame
 from heads import rtdetr as rtdetr
 from heads import segformer as segformer

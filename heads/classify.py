@@ -59,10 +59,10 @@ class Classify(Head):
         nn.init.trunc_normal_(self.fc.weight, std=0.02 * config.init_scale)
         nn.init.zeros_(self.fc.bias)
 
-    def look(self, backbone: Backbone, images: Tensor) -> list[Tensor]:
+    def look(self, backbone: Backbone, images: Tensor, batch: Batch | None = None) -> list[Tensor]:
         """images: (B, C, H, W) or (B, C, T, H, W), normalised -> the vector (B, C) or tokens (B, N, C); for a mean
         those of patches alone."""
-        return [backbone.tokens(images).patches] if self.only_patches else super().look(backbone, images)
+        return [backbone.tokens(images).patches] if self.only_patches else super().look(backbone, images, batch)
 
     def forward(self, features: list[Tensor], batch: Batch) -> Outputs:
         """[(B, C)] or [(B, N, C)] -> logits (B, K)."""

@@ -62,6 +62,9 @@ class Tasks(Head):
         self.loss_weights = {name: task.loss_weight for name, task in config.tasks.items()}
         self.num_classes = max(head.num_classes for head in heads.values())
         self.joint = any(head.joint for head in heads.values())
+        alone = [name for name, head in heads.items() if head.reads == "blocks"]
+        if alone and len(heads) > 1:
+            raise UserError(f"head {alone[0]} puts its queries into the backbone's blocks, and can't share them")
         asked = {(head.frozen_backbone, head.unlocked_layers): name for name, head in heads.items()}
         if len(asked) > 1:
             one, other, *_ = asked.values()
@@ -75,7 +78,7 @@ class Tasks(Head):
         """The heads by task."""
         return {name: head for name, head in self.heads.items() if isinstance(head, Head)}
 
-    def look(self, backbone: Backbone, images: Tensor) -> list[Tensor]:
+    def look(self, backbone: Backbone, images: Tensor, batch: Batch | None = None) -> list[Tensor]:
         """images: (B, C, H, W), normalised -> the maps, then the vector or the tokens, where a head reads them."""
         wanted = {head.reads for head in self.tasks.values()}
         if wanted == {"maps", "vector"}:
@@ -84,7 +87,7 @@ class Tasks(Head):
         found: list[Tensor] = []
         for kind in ("maps", "vector", "tokens"):
             reader = next((head for head in self.tasks.values() if head.reads == kind), None)
-            found += [] if reader is None else reader.look(backbone, images)
+            found += [] if reader is None else reader.look(backbone, images, batch)
         return found
 
     def forward(self, features: list[Tensor], batch: Batch) -> Outputs:

@@ -38,7 +38,9 @@ SIZE, CLASSES = (75, 98), 5
 ADAPTER_NAMES = [None, *ADAPTERS.names()]
 SEVERAL = "tasks"  # others side by side
 OF_CLIPS = ("linear_3d", "per_frame", "upernet_3d")  # on maps with a time axis: tests/heads/clips
-HEAD_NAMES = [*(name for name in HEADS.names() if name not in (SEVERAL, *OF_CLIPS)), "smp/linknet", "smp/fpn"]
+OF_BLOCKS = "eomt"  # of plain ViTs alone, without an adapter
+ELSEWHERE = {SEVERAL, OF_BLOCKS, *OF_CLIPS}
+HEAD_NAMES = [*(name for name in HEADS.names() if name not in ELSEWHERE), "smp/linknet", "smp/fpn"]
 DEPTH = "depth"
 QUERIES = {"num_queries": 6, "encoder_layers": 1, "decoder_layers": 2}
 TEXT = {"width": 8, "depth": 1, "num_heads": 2, "context": 5, "vocab": 9}
@@ -47,6 +49,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "deformable_detr": {"channels": 32, **QUERIES},
     "dino": {"channels": 32, **QUERIES},
     "rtdetr": QUERIES,
+    "mask_transformer": {"channels": 32, "pixel_channels": 32, "mask_channels": 8, **QUERIES},
     "dfine": QUERIES,
     "clip": {"text": {"name": "clip_text_nano", **TEXT}, "dim": 8},
     "siglip": {"text": {"name": "siglip_text_base", **TEXT}, "dim": 8, "image_projection": "linear"},

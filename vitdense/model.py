@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitdense.contracts import Backbone, Batch, ContrastiveHead, Detections, Head, Outputs, Predictions
+from vitdense.contracts import Backbone, Batch, ContrastiveHead, Detections, Head, Outputs, Predictions, Segments
 from vitdense.errors import UserError
 from vitdense.inference import InferenceConfig, infer
 from vitdense.layers.locking import rest_where_frozen
@@ -67,13 +67,13 @@ class Model(nn.Module):
         images = self.normalise(batch["images"])
         if "extents" in batch:
             images = blank_padding(images, batch["extents"])
-        return self.head(self.features(images), batch)  # type: ignore[no-any-return]
+        return self.head(self.features(images, batch), batch)  # type: ignore[no-any-return]
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """images: (B, C, H, W), normalised -> what the head reads of the backbone."""
+    def features(self, images: Tensor, batch: Batch | None = None) -> list[Tensor]:
+        """images: (B, C, H, W), normalised, of a batch -> what the head reads of the backbone."""
         learns = self.head.unlocked_layers > 0 or not self.head.frozen_backbone
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            return self.head.look(self.backbone, images)
+            return self.head.look(self.backbone, images, batch)
 
     def alone(self, task: str) -> Self:
         """This very model, its parameters included, with one of the heads that its head consists of."""
@@ -123,7 +123,7 @@ class Model(nn.Module):
         """Detections with the data set's own numbers; what else there is as it is."""
         if isinstance(found, dict):
             return {task: self._named(each) for task, each in found.items()}
-        return found.named(self.category_ids) if isinstance(found, Detections) else found
+        return found.named(self.category_ids) if isinstance(found, Detections | Segments) else found
 
     def _contrastive(self) -> ContrastiveHead:
         for head in (self.head, *self.head.tasks.values()):
@@ -153,9 +153,9 @@ class Model(nn.Module):
 
 
 def unused(backbone: Backbone, reads: Set[str]) -> set[str]:
-    """Names of parameters that none of what is read ("maps", "vector" or "tokens") needs."""
-    idle = [backbone.unused_in_maps() if kind == "maps" else backbone.unused_in_embed() for kind in reads]
-    return set.intersection(*idle)
+    """Names of parameters that none of what is read ("maps", "vector", "tokens" or "blocks") needs."""
+    idle = {"maps": backbone.unused_in_maps, "blocks": backbone.unused_in_blocks}
+    return set.intersection(*(idle.get(kind, backbone.unused_in_embed)() for kind in reads))
 
 
 def _lock(backbone: Backbone, unlocked_layers: int) -> None:

@@ -144,7 +144,7 @@ class _Writer:
             drawn = pictures.draw_likely(image, found, self.model.classes, self.model.palette)
             drawn.save(self._place("overlays", target, ".jpg"), quality=92)
             return torch.from_numpy(np.array(drawn))
-        result: Tensor = found
+        result: Tensor = found.classes() if self.model.head.segments else found
         file, overlay = self._place(self.kind, target, ".png"), self._place("overlays", target, ".jpg")
         if self.kind == "depth":
             result = result.float()

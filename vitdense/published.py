@@ -34,7 +34,7 @@ class PaddedModel(Model):
     def forward(self, batch: Batch) -> Outputs:
         """batch["images"]: (B, C, H, W) -> the head's outputs by pixel, ceil(H / stride) by ceil(W / stride)."""
         # What it found, or one vector, needs no cutting, and its network takes pictures of any size.
-        if self.head.detects or self.head.reads != "maps":
+        if self.head.detects or self.head.segments or self.head.reads != "maps":
             return super().forward(batch)
         images = self.normalise(batch["images"])
         if "extents" in batch:
@@ -48,7 +48,9 @@ class PaddedModel(Model):
 
 
 def _cut(maps: Tensor, images: Tensor, padded: Tensor) -> Tensor:
-    """maps: (B, K, h, w) of padded pictures -> what lies on the pictures."""
+    """maps: (B, K, h, w) of padded pictures -> what lies on the pictures; what is no map as it is."""
+    if maps.ndim != 4:
+        return maps
     stride = padded.shape[-2] // maps.shape[-2]
     height, width = ((side + stride - 1) // stride for side in images.shape[-2:])
     return crop_rows_and_columns(maps, height, width, channels_last=False)
@@ -57,19 +59,21 @@ def _cut(maps: Tensor, images: Tensor, padded: Tensor) -> Tensor:
 def build_published(source: str | Path, overrides: Sequence[str] = ()) -> PaddedModel:
     """A published model with its weights, in eval mode; WeightsError names tensors that are missing or left over."""
     given = _given(overrides)
+    task = given.pop("task", None)
     whole = read_whole(source, given.pop("architecture", None))
-    return build_whole(whole, _inference(given, whole.inference))
+    return build_whole(whole, _inference(given, whole.inference), task=task)
 
 
-def build_whole(whole: Whole, inference: InferenceConfig | None = None) -> PaddedModel:
-    """A model of parts that were read, in eval mode; WeightsError names tensors that are missing or left over."""
+def build_whole(whole: Whole, inference: InferenceConfig | None = None, *, task: str | None = None) -> PaddedModel:
+    """A model of parts that were read, in eval mode; WeightsError names tensors that are missing or left over. `task`
+    is what heads that answer with masks are to predict."""
     config = BACKBONES.create(whole.backbone, whole.options)
     backbone = fill_backbone(config, whole.read_backbone(config))
     if whole.adapter is not None:
         adapted = AdaptedBackbone(backbone, ADAPTERS.create(whole.adapter.name, whole.adapter.options))
         _fill_part(adapted.adapter, whole.adapter, whole.source)
         backbone = adapted
-    chosen = HEADS.create_or_tell(whole.head.name, whole.head.options)
+    chosen = HEADS.create_or_tell(whole.head.name, {**whole.head.options, **({} if task is None else {"task": task})})
     if whole.strides is None:
         head = chosen.build_for(backbone)
     else:
@@ -92,13 +96,14 @@ def _fill_part(module: torch.nn.Module, part: Part, source: str) -> None:
 
 
 def _given(overrides: Sequence[str]) -> dict[str, Any]:
-    """What can be set of a published model: "inference.mode=sliding" and the like, and "architecture=ViT-H-14"."""
+    """What can be set of a published model: "inference.mode=sliding" and the like, "architecture=ViT-H-14", and
+    "task=semantic"."""
     given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
-    strange = sorted(given.keys() - {"inference", "architecture"})
+    strange = sorted(given.keys() - {"inference", "architecture", "task"})
     if strange:
         raise UserError(
-            f"a published model has no recipe: {', '.join(strange)} can't be set, only inference.* and, of open_clip's "
-            "files, architecture"
+            f"a published model has no recipe: {', '.join(strange)} can't be set, only inference.*, of open_clip's "
+            "files architecture, and of heads that answer with masks task"
         )
     return dict(given)
 

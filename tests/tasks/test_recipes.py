@@ -39,6 +39,20 @@ THIN = {
         "head.num_queries=5",
     ],
     "rtdetr": ["head.decoder_layers=2"],
+    "mask_transformer": [
+        "head.channels=32",
+        "head.pixel_channels=32",
+        "head.mask_channels=8",
+        "head.num_heads=4",
+        "head.mlp_channels=16",
+        "head.encoder_mlp_channels=16",
+        "head.encoder_layers=1",
+        "head.decoder_layers=2",
+        "head.num_queries=5",
+        "head.points.count=20",
+    ],
+    "eomt": ["head.blocks=2", "head.num_queries=5", "head.points.count=20"],
+    "dinov3_": [*PLAIN, "backbone.image_size=64", "backbone.num_heads=2"],
     "clip_": PLAIN,
     "siglip_": PLAIN,
     "clip": [f"head.text={TEXT}", "head.dim=16"],
@@ -61,7 +75,7 @@ def test_a_recipe_is_short_and_opens_with_its_purpose_and_command(name: str) -> 
     assert len(lines) < 40
     header = "\n".join(line for line in lines if line.startswith("#"))
     assert f"python tools/train.py tasks/{name}" in header
-    assert any(score in header for score in ("mIoU", "d1", "rmse", "AP", "R@1", "top-1", "Dice")), (
+    assert any(score in header for score in ("mIoU", "d1", "rmse", "AP", "R@1", "top-1", "Dice", "PQ")), (
         "a recipe says what to expect of it"
     )
     assert "/home" not in header

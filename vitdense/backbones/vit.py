@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from vitdense.backbones.options import check_frozen_stages, freeze, pixel_statistics
 from vitdense.backbones.vit_config import ViTConfig
-from vitdense.contracts import Backbone, Interaction, Level, Tokens
+from vitdense.contracts import Backbone, Guests, Interaction, Level, Tokens
 from vitdense.layers.attention import Surroundings
 from vitdense.layers.block import Block, drop_path_rates, init_linear, runner
 from vitdense.layers.norm import LayerNorm2d
@@ -33,6 +33,8 @@ class ViT(Backbone):
         self.embed_dim = config.neck_channels or config.embed_dim
         self.mean, self.std = pixel_statistics(config)
         self.out_indices = config.block_outputs()
+        placed = config.relations in ("table", "decomposed") or config.window is not None
+        self.guest_blocks = 0 if placed else config.depth
         self.levels = tuple(Level(config.embed_dim, config.patch_size) for _ in self.out_indices)
         self.stored_grid, self.num_prefix = config.stored_grid, config.num_prefix
         self.interpolation: Interpolation = config.position_interpolation
@@ -125,6 +127,26 @@ class ViT(Backbone):
             given.append(self._split(self.norm(x) if self.norm_maps else x, grid))
             start = last + 1
         return given
+
+    def forward_with(self, images: Tensor, guests: Guests) -> tuple[Tensor, Tokens]:
+        """images: (B, C, H, W), normalised -> guests (B, Q, C) and tokens after the last block, normed."""
+        x, grid = self._place(self.patch_embed(images))
+        around, first = self._survey(grid, x), self.num_layers - guests.blocks
+        for i in range(first):
+            x = self._run(self.blocks[i], x, around[i])
+        own = guests.enter(x[:, self.num_prefix :])
+        count, start = own.shape[1], own.shape[1] + self.num_prefix
+        x = torch.cat([own, x], dim=1)
+        for i, block in enumerate(cast(Iterable[Block], self.blocks[first:])):
+            near = block.joined(around[first + i], count)
+            if guests.looks:
+                normed = self.norm(x)
+                seen = guests.visible(i, normed[:, :count], normed[:, start:], grid)
+                if seen is not None:  # what comes before the patches is seen by all
+                    near = near._replace(visible=F.pad(seen, (start, 0), value=True)[:, None])
+            x = self._run(block, x, near)
+        x = self.norm(x)
+        return x[:, :count], self._split(x[:, count:], grid)
 
     def tokens(self, images: Tensor) -> Tokens:
         """images: (B, C, H, W), normalised -> patches (B, h * w, C), prefix (B, P, C): class, then the others."""
@@ -237,6 +259,11 @@ class ViT(Backbone):
         """The pool, the neck and what is behind the last of `out_indices`; the final norm where maps aren't normed."""
         blocks = {f"blocks.{i}." for i in range(self.out_indices[-1] + 1, self.num_layers)}
         parts = ("fc_norm.", "attn_pool.", "neck.", *blocks, *(() if self.norm_maps else ("norm.",)))
+        return {name for name, _ in self.named_parameters() if name.startswith(parts)}
+
+    def unused_in_blocks(self) -> set[str]:
+        """The pool and the neck."""
+        parts = ("fc_norm.", "attn_pool.", "neck.")
         return {name for name, _ in self.named_parameters() if name.startswith(parts)}
 
 

@@ -64,6 +64,37 @@ class Detections:
 
 
 @dataclass(frozen=True)
+class Segments:
+    """What one picture consists of, things and stuff: `ids` (H, W) int32 is 0 where nothing is said, and i + 1 where
+    segment i lies, of n: labels (n,) class indices, scores (n,), category_ids (n,) the data set's numbers of labels.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    scores: Tensor
+    category_ids: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def cpu(self) -> "Segments":
+        """The same on the CPU."""
+        numbers = None if self.category_ids is None else self.category_ids.cpu()
+        return Segments(self.ids.cpu(), self.labels.cpu(), self.scores.cpu(), numbers)
+
+    def named(self, category_ids: Sequence[int]) -> "Segments":
+        """The same with the number of each class in the data set, none given: the class indices."""
+        if not category_ids:
+            return replace(self, category_ids=self.labels)
+        return replace(self, category_ids=torch.tensor(category_ids, device=self.labels.device)[self.labels])
+
+    def classes(self) -> Tensor:
+        """(H, W) int64: the class index of each pixel's segment, IGNORE where there is none."""
+        table = torch.cat([self.labels.new_full((1,), IGNORE), self.labels])
+        return table[self.ids.long()]
+
+
+@dataclass(frozen=True)
 class Embeddings:
     """A picture and what is said of it in one space, of unit length: image (D,), texts (n, D), one for each caption."""
 
@@ -97,9 +128,11 @@ class Batch(TypedDict, total=False):
     targets: the things in each picture; labels: (B,) int64; captions: those of each picture, and tokens (N, L) int64 of
     all N of them, picture by picture, as the head's tokenizer makes them; extents: (B, 2) int64, (h, w) of each picture
     at the top left of images that are padded, absent where none is; teacher: what the model learnt from makes of
-    them, and its `weight` (); sizes: (H, W) of predictions; lean: only the head itself reads its outputs, at the
-    pictures' size: any will do. Of clips and volumes: images (B, C, T, H, W), masks (B, T, H, W), and predictions of T
-    frames at `sizes`; views: how many of images, one after the other, show the same clip, absent where each is one."""
+    them, and its `weight` (); progress: () the share of training that is over; sizes: (H, W) of predictions; lean: only
+    the head itself reads its outputs, at the pictures' size: any will do.
+
+    Of clips and volumes: images (B, C, T, H, W), masks (B, T, H, W), and predictions of T frames at `sizes`; views: how
+    many of images, one after the other, show the same clip, absent where each is one."""
 
     ids: list[str]
     images: Tensor
@@ -112,6 +145,7 @@ class Batch(TypedDict, total=False):
     captions: list[list[str]]
     tokens: Tensor
     teacher: Outputs
+    progress: Tensor
     sizes: list[tuple[int, int]]
     views: int
     skipped: list[str]
@@ -120,4 +154,4 @@ class Batch(TypedDict, total=False):
 Predictions = list[Any]
 """One entry for each picture, clip or volume of the batch: a (H, W) or (T, H, W) tensor of class indices for
 segmentation, of metres for depth, logits (K,) for one class of the whole, Detections for heads that find things,
-Embeddings for those that compare pictures with texts."""
+Segments for those that find stuff too, Embeddings for those that compare pictures with texts."""

@@ -38,6 +38,8 @@ class Samples(Dataset[Sample], ABC):
     palette: tuple[tuple[int, int, int], ...]
     category_ids: tuple[int, ...] = ()
     """The data set's own number of each class, where it has such."""
+    things: tuple[bool, ...] = ()
+    """For each class whether it is one of things, which are counted, where the data set tells them from stuff."""
     image_ids: Mapping[str, int] = MappingProxyType({})
     """The data set's own number of each picture by the sample's id, where it has such, for predictions in files."""
 

@@ -101,12 +101,32 @@ class Interaction(Protocol):
         """patches: (B, h * w, C) as a stage gave them, not normed; grid (h, w)."""
 
 
+class Guests(Protocol):
+    """Tokens of a head that pass through the last `blocks` of a plain backbone beside its own, and are attended to.
+
+    Made anew for each forward pass, so that it may keep what it has seen.
+    """
+
+    blocks: int
+    looks: bool
+    """Whether `visible` is asked before each of the blocks."""
+
+    def enter(self, patches: Tensor) -> Tensor:
+        """patches: (B, N, C) before the first of the blocks -> guests (B, Q, C)."""
+
+    def visible(self, block: int, guests: Tensor, patches: Tensor, grid: tuple[int, ...]) -> Tensor | None:
+        """guests: (B, Q, C) and patches: (B, h * w, C) before one of the blocks, counted from the first that they pass,
+        both normed; grid (h, w) -> the patches that each guest may attend to, (B, Q, h * w) bool, None: all."""
+
+
 class Backbone(nn.Module, ABC):
     """Pictures in, maps out: (B, C, H, W), normalised, of any size -> [(B, C_i, ceil(H / s_i), ceil(W / s_i))]."""
 
     levels: tuple[Level, ...]
     embed_dim: int
     num_layers: int
+    guest_blocks: int = 0
+    """Through how many of its last blocks a head's tokens can pass: of all in plain ViTs, of none in others."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     config: BackboneConfig | None = None
@@ -151,6 +171,16 @@ class Backbone(nn.Module, ABC):
             "take one that works on maps, such as `adapter: {name: simple_pyramid}`"
         )
 
+    def forward_with(self, images: Tensor, guests: Guests) -> tuple[Tensor, Tokens]:
+        """images: (B, C, H, W), normalised -> guests (B, Q, C) and tokens as the last block gives them, normed.
+
+        Plain backbones only, others raise UserError.
+        """
+        raise UserError(
+            f"{type(self).__name__} has no blocks of one stride that a head's queries could pass through: take a plain "
+            "ViT, or the head mask_transformer, which reads maps"
+        )
+
     @abstractmethod
     def layer_of(self, parameter: str) -> int:
         """The depth of a parameter for layer-wise learning rates: 0 for the embedding, up to `num_layers`."""
@@ -161,6 +191,10 @@ class Backbone(nn.Module, ABC):
 
     def unused_in_maps(self) -> set[str]:
         """Names of parameters that only `tokens` or `embed` need, such as those of an attention pool."""
+        return set()
+
+    def unused_in_blocks(self) -> set[str]:
+        """Names of parameters that `forward_with` doesn't need."""
         return set()
 
     def unused_in_embed(self) -> set[str]:

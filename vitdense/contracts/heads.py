@@ -41,6 +41,10 @@ class HeadConfig(Config):
         """The same for so many classes."""
         return self.model_copy(update={"num_classes": count})
 
+    def for_things(self, things: tuple[bool, ...]) -> Self:
+        """The same for classes of which these are of things; heads that tell them from stuff look at it."""
+        return self
+
     def tokenizer(self) -> Tokenizer | None:
         """What turns captions into `batch["tokens"]`, for heads that read them."""
         return None
@@ -48,18 +52,20 @@ class HeadConfig(Config):
 
 class Head(nn.Module, ABC):
     """Features in, predictions out; owns no parameter outside `forward`. `dense` names the output by pixel, if any:
-    views of it (windows, scales, flips) are averaged as class probabilities, or as they are for `depth`.
+    views of it (windows, scales, flips) are averaged as class probabilities, or as they are for `depth` and `scores`.
     """
 
     num_classes: int
-    dense: Literal["logits", "depth"] | None = None
+    dense: Literal["logits", "depth", "scores"] | None = None
     detects: bool = False
     """Whether predictions are Detections."""
     classifies: bool = False
     """Whether predictions are logits (K,), of one class for the whole picture or clip."""
-    reads: Literal["maps", "vector", "tokens"] = "maps"
+    segments: bool = False
+    """Whether predictions are Segments."""
+    reads: Literal["maps", "vector", "tokens", "blocks"] = "maps"
     """What `forward` is given of the backbone: its maps, the one vector (B, C) of `embed`, or the tokens (B, P + N, C)
-    of the last layer, prefix first."""
+    of the last layer, prefix first; or what the head's own `look` makes of its last blocks."""
     joint: bool = False
     """Whether losses compare the pictures of a whole step, so that they can't be summed over parts of it."""
     frozen_backbone: bool = False
@@ -72,8 +78,9 @@ class Head(nn.Module, ABC):
         """The heads that this one consists of, by the name of their task; none for one that is just a head."""
         return {}
 
-    def look(self, backbone: Backbone, images: Tensor) -> list[Tensor]:
-        """images: (B, C, H, W), normalised -> what the head `reads` of the backbone."""
+    def look(self, backbone: Backbone, images: Tensor, batch: Batch | None = None) -> list[Tensor]:
+        """images: (B, C, H, W), normalised -> what the head `reads` of the backbone; the batch that they are of says
+        what else may matter, such as the progress of training."""
         if self.reads == "maps":
             maps: list[Tensor] = backbone(images)
             return maps

@@ -10,6 +10,7 @@ from vitdense.data import coco_stuff as coco_stuff
 from vitdense.data import folder as folder
 from vitdense.data import rgbd as rgbd
 from vitdense.data import shapes as shapes
+from vitdense.data import shapes_panoptic as shapes_panoptic
 from vitdense.data import shapes_tasks as shapes_tasks
 from vitdense.data import voc as voc
 from vitdense.data import volumes as volumes

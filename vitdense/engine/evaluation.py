@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitdense import pictures
-from vitdense.contracts import Batch, Metric, Predictions, Samples
+from vitdense.contracts import IGNORE, Batch, Metric, Predictions, Samples, Target
 from vitdense.data.loader import Batches, eval_loader
 from vitdense.engine.launch import gather_from_processes, sum_over_processes
 from vitdense.engine.zero_shot import evaluate_zero_shot
@@ -63,12 +63,16 @@ def _panel(batch: Batch, predictions: Predictions, place: int, model: Model) -> 
         parts = [(model.alone(name), [each[name] for each in predictions]) for name in model.head.tasks]
         drawn = [panel for alone, own in parts if (panel := _panel(batch, own, place, alone)) is not None]
         return pictures.contact_sheet(drawn, columns=len(drawn)) if drawn else None
-    if model.head.reads != "maps":
+    if model.head.reads != "maps" and not (model.head.dense or model.head.segments or model.head.detects):
         return None
     if batch["images"].ndim == 5:
         return _panel(*_middle_frames(batch, predictions), place, model)
     pixels = batch["images"][place].permute(1, 2, 0).cpu()  # (H, W, 3)
     result = predictions[place].cpu()
+    if model.head.segments:
+        height, width = batch["sizes"][place]
+        truth = class_map(batch["targets"][place]).cpu() if "targets" in batch else batch["masks"][place].cpu()
+        return pictures.panel(pixels[:height, :width], truth, result.classes(), model.classes, model.palette)
     if model.head.detects:
         size = batch["sizes"][place]
         target = batch["targets"][place] if "targets" in batch else None
@@ -90,6 +94,13 @@ def _middle_frames(batch: Batch, predictions: Predictions) -> tuple[Batch, Predi
     if "depth" in batch:
         shown["depth"] = batch["depth"][:, middle]
     return shown, [each[middle] for each in predictions]
+
+
+def class_map(target: Target) -> Tensor:
+    """Masks (N, H, W) and their labels -> (H, W) int64 class indices, IGNORE where no mask lies."""
+    masks, labels = target["masks"], target["labels"]
+    nowhere = torch.full((1, *masks.shape[1:]), IGNORE, dtype=torch.int64, device=masks.device)
+    return torch.cat([nowhere, torch.where(masks, labels[:, None, None], IGNORE)]).amax(0)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

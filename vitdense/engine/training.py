@@ -63,6 +63,7 @@ class Training:
         self.metrics: dict[str, float] = {}
         self.found = find_checkpoint(fabric, recipe, resume)
         self.train_samples, self.val_samples = recipe.data.build("train"), recipe.data.build("val")
+        recipe = recipe.model_copy(update={"head": recipe.head.for_things(self.train_samples.things)})
         recipe.metric.build(self.val_samples)  # one that doesn't fit the data says so now
         if self.found is None:
             self._audit(recipe)
@@ -194,8 +195,10 @@ class Training:
         self.seconds["step"].append(time.perf_counter() - start)
 
     def _ready(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Batches on the device, with what the teacher makes of them."""
-        for batch in batches:
+        """Batches on the device, with how far training is and what the teacher makes of them."""
+        first, parts, total = self.step, self.recipe.engine.accumulate, self.recipe.schedule.steps
+        for number, batch in enumerate(batches):
+            batch["progress"] = torch.tensor((first + number // parts) / total)
             moved = to_device(batch, self.fabric.device)
             yield moved if self.teacher is None else self.teacher.teach(moved)
 

@@ -20,9 +20,9 @@ def infer(model: PredictingModel, batch: Batch, config: InferenceConfig) -> Pred
     of each one for all."""
     if model.head.tasks:
         return _each_task(model, batch, config)
-    if model.head.detects:
+    if model.head.detects or model.head.segments:
         return detect(model, batch, config)
-    if model.head.reads != "maps":
+    if model.head.reads != "maps" and model.head.dense is None:
         return model.head.predict(look_at_views(model, batch, config), batch)
     return read_off(model, batch, config)
 

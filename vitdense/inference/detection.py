@@ -1,4 +1,5 @@
-"""Heads that find things: whole pictures, windows for small things in large pictures, several scales and flips."""
+"""Heads that find things, or things and stuff: whole pictures, windows for small things in large pictures, several
+scales and flips."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -7,23 +8,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vitdense.contracts import Batch, Detections
+from vitdense.contracts import Batch, Detections, Predictions
+from vitdense.errors import UserError
 from vitdense.inference.config import InferenceConfig, PredictingModel, fit, resize_images, window_starts
 
 _EDGE = 2.0
 """So many pixels from a window's inner edge, a box counts as cut."""
 
 
-def detect(model: PredictingModel, batch: Batch, config: InferenceConfig) -> list[Detections]:
+def detect(model: PredictingModel, batch: Batch, config: InferenceConfig) -> Predictions:
     """Things in each of batch["images"] (B, C, H, W), whose boxes are in pixels of batch["sizes"].
 
     One view's things are the head's. Those of several views (windows and the whole picture, scales, flips) are put
     together: of things of one class that overlap by more than `merge_overlap` of the smaller, the surest stays, and one
-    that a window's edge may have cut makes way for one that is whole.
+    that a window's edge may have cut makes way for one that is whole. Segments, which share out the pixels, are found
+    in one view.
     """
     pictures = _pictures(batch)
     if config.mode == "whole" and len(config.scales) == 1 and not config.flip:
         return _look(model, [_resized(picture, config, config.scales[0]) for picture in pictures], batch["sizes"])
+    if model.head.segments:
+        raise UserError("segments are found in whole pictures: set mode: whole, scales: [1.0], flip: false")
     return [
         _gather(list(_views(model, picture, size, config)), config)
         for picture, size in zip(pictures, batch["sizes"], strict=True)
@@ -52,7 +57,7 @@ def _resized(picture: Tensor, config: InferenceConfig, scale: float) -> Tensor:
     return resize_images(picture[None], fit(size, config, scale))[0]
 
 
-def _look(model: PredictingModel, pictures: list[Tensor], sizes: list[tuple[int, int]]) -> list[Detections]:
+def _look(model: PredictingModel, pictures: list[Tensor], sizes: list[tuple[int, int]]) -> Predictions:
     """Pictures (C, h, w) in one batch, padded to a common size."""
     extents = [tuple(picture.shape[-2:]) for picture in pictures]
     height, width = (max(side) for side in zip(*extents, strict=True))
@@ -63,8 +68,7 @@ def _look(model: PredictingModel, pictures: list[Tensor], sizes: list[tuple[int,
     if len({each.dtype for each in pictures}) > 1:  # those that were resized are floats in [0, 1] by now
         pictures = [each if each.is_floating_point() else each.float() / 255 for each in pictures]
     batch["images"] = torch.stack(pictures)
-    found: list[Detections] = model.head.predict(model(batch), batch)
-    return found
+    return model.head.predict(model(batch), batch)
 
 
 def _views(model: PredictingModel, picture: Tensor, size: tuple[int, int], config: InferenceConfig) -> Iterator[_Seen]:

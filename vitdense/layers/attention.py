@@ -23,6 +23,8 @@ class Surroundings(NamedTuple):
 
     grid: Grid
     tables: tuple[Tensor, ...] = ()
+    visible: Tensor | None = None
+    """Which of all N tokens the first G may attend to, (B, 1, G, N) bool; None: they all may."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,21 @@ class Attention(nn.Module):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, around: Surroundings) -> Tensor:
         """q, k, v: (B, heads, N, d) -> (B, heads, N, d)."""
+        return attend(q, k, v, around.visible)
+
+    def joined(self, around: Surroundings, guests: int) -> Surroundings:
+        """The surroundings where so many tokens without a place come before all others."""
+        assert type(self).mix is Attention.mix, "tables are made for the tokens of a backbone"
+        return around
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+    """q, k, v: (B, heads, N, d) -> (B, heads, N, d); the first G attend to what is `visible`, (B, 1, G, N) bool."""
+    if visible is None:
         return F.scaled_dot_product_attention(q, k, v)
+    first, others = torch.split(q, [visible.shape[-2], q.shape[-2] - visible.shape[-2]], dim=-2)
+    seen = F.scaled_dot_product_attention(first, k, v, attn_mask=visible)
+    return torch.cat([seen, F.scaled_dot_product_attention(others, k, v)], dim=-2)
 
 
 class CausalAttention(Attention):
@@ -181,7 +197,13 @@ class RotaryAttention(Attention):
         """q, k, v: (B, heads, N, d) -> (B, heads, N, d)."""
         cosines, sines = around.tables
         q, k = type(self).rotate(q, cosines, sines), type(self).rotate(k, cosines, sines)
-        return F.scaled_dot_product_attention(q, k, v)
+        return attend(q, k, v, around.visible)
+
+    def joined(self, around: Surroundings, guests: int) -> Surroundings:
+        """Tokens without a place are not turned."""
+        cosines, sines = around.tables
+        still = (0, 0, guests, 0)
+        return around._replace(tables=(F.pad(cosines, still, value=1.0), F.pad(sines, still)))
 
 
 class IndexRotaryAttention(RotaryAttention):

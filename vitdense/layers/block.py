@@ -109,6 +109,10 @@ class Block(nn.Module):
         """What `forward` needs to know about a grid, the same for all blocks of a kind."""
         return self.attn.survey(grid, tokens)
 
+    def joined(self, around: Surroundings, guests: int) -> Surroundings:
+        """The surroundings where so many tokens without a place come before all others."""
+        return self.attn.joined(around, guests)
+
 
 class WindowedBlock(Block):
     """Attention within windows of cells, padded with zeros at the right and bottom (ViTDet, SAM)."""

@@ -1,3 +1,14 @@
 """Metrics: counts that add up over batches and processes; each file registers its names."""
 
-from vitdense.metrics import accuracy, coco, depth, overlap, retrieval, segmentation, several, tasks, volumes  # noqa: F401
+from vitdense.metrics import (  # noqa: F401
+    accuracy,
+    coco,
+    depth,
+    overlap,
+    retrieval,
+    segmentation,
+    segments,
+    several,
+    tasks,
+    volumes,
+)

@@ -134,7 +134,7 @@ class DetectorJob(Job):
         network = copy.deepcopy(self.network).double()
         images, things = self._pictures(min(self.extent.side, ENOUGH))
         exact = images.double().requires_grad_()
-        with _doubles():
+        with doubles():
             loss, _, _ = network.learn(exact, [(labels, boxes.double()) for labels, boxes in things])
         loss.backward()
         assert exact.grad is not None
@@ -161,7 +161,7 @@ class DetectorJob(Job):
 
 
 @contextmanager
-def _doubles() -> Iterator[None]:
+def doubles() -> Iterator[None]:
     """What transformers' losses make anew in each call (weights of classes) is in double precision too."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)

@@ -34,9 +34,9 @@ def read_coco(path: Path, images: Path, *, masks: bool) -> Records:
     """The pictures of an annotation file and what is in them. Where an outline is bad the box stays, unless `masks` are
     wanted. Raises DataError where the file as a whole is none.
     """
-    content = _load(path)
+    content = load_coco(path)
     categories = parse_categories(path, content["categories"])
-    reader = _Reader(path, images, tuple(categories), masks=masks)
+    reader = CocoReader(path, images, tuple(categories), masks=masks)
     reader.read_images(content["images"])
     reader.read_annotations(content["annotations"])
     return Records(
@@ -58,7 +58,7 @@ def read_categories(path: Path) -> dict[int, str]:
             start, end = content.find(b"[", place), content.find(b"]", place)
             return parse_categories(path, json.loads(content[start : end + 1]))
     except (OSError, ValueError):  # what the shortcut can't read, or finds wrong, is told by the long way
-        return parse_categories(path, _load(path)["categories"])
+        return parse_categories(path, load_coco(path)["categories"])
 
 
 def parse_categories(path: Path, given: list[Any]) -> dict[int, str]:
@@ -82,7 +82,8 @@ def parse_categories(path: Path, given: list[Any]) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_coco(path: Path) -> dict[str, Any]:
+    """The file's lists of images, annotations and categories; DataError where they are none."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as fault:
@@ -99,7 +100,7 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-class _Reader:
+class CocoReader:
     """Gathers the things of each picture; `things` has the pictures that can be used, by their id."""
 
     def __init__(self, path: Path, images: Path, categories: tuple[int, ...], *, masks: bool) -> None:

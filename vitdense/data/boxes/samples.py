@@ -1,6 +1,6 @@
 """Pictures with boxes in files: the options and the reading that `coco`, `voc_boxes` and `yolo` share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -23,6 +23,7 @@ from vitdense.data.boxes.augment import (
     Tile,
 )
 from vitdense.data.boxes.records import Record, Records
+from vitdense.data.boxes.segments import Segment
 from vitdense.data.boxes.views import Size, View, seen
 from vitdense.data.colours import Distortion
 from vitdense.data.images import read_image, read_shrunken
@@ -98,6 +99,10 @@ class BoxSamples(Samples):
             return self._whole(self.records[index])
         return self._augmented(self._augment, epoch, index)
 
+    def segments_of(self, record: Record) -> Sequence[Segment]:
+        """The outlines of a picture's things, one for each box; DataError where they can't be read."""
+        return record.segments
+
     def audit(self, *, limit: int | None = None, report: Callable[[str], None] | None = None) -> list[str]:
         """What reading the files found, header sizes of all pictures, and at most `limit` pictures read in full."""
         return audit_boxes(self, limit=limit, report=report).faults
@@ -116,7 +121,7 @@ class BoxSamples(Samples):
             areas=torch.from_numpy(record.areas.copy()),
         )
         if self.masks:
-            target["masks"] = _stack([segment.mask(record.size) for segment in record.segments], record.size)
+            target["masks"] = _stack([segment.mask(record.size) for segment in self.segments_of(record)], record.size)
         return Sample(id=record.id, image=_planes(pixels), target=target)
 
     def _augmented(self, augment: BoxAugment, epoch: int, index: int) -> Sample:
@@ -136,7 +141,8 @@ class BoxSamples(Samples):
             learnt = ~record.crowd[kept]
             found, kept = found[learnt], kept[learnt]
             if self.masks:
-                drawn = [_on_canvas(record.segments[each].view(view), view, layout.canvas) for each in kept]
+                segments = self.segments_of(record)
+                drawn = [_on_canvas(segments[each].view(view), view, layout.canvas) for each in kept]
                 filled = np.array([bool(mask.any()) for mask in drawn], np.bool_)
                 found, kept = found[filled], kept[filled]
                 masks += [mask for mask in drawn if mask.any()]

@@ -57,7 +57,28 @@ class Runs:
         return view.cut_mask(mask)
 
 
-Segment = Polygons | Runs
+@dataclass(frozen=True, slots=True)
+class Area:
+    """One of the numbers, from 1 to 255, that a map (H, W) of a whole picture says where the things are with."""
+
+    map: NDArray[np.uint8]
+    number: int
+
+    def mask(self, size: Size) -> NDArray[np.uint8]:
+        """(H, W), 1 where the thing is."""
+        assert size == self.map.shape
+        return np.asarray(self.map == self.number, np.uint8)
+
+    def view(self, view: View) -> NDArray[np.uint8]:
+        """(h, w) of a view, the nearest pixels."""
+        bottom, right = view.window[2] - self.map.shape[0], view.window[3] - self.map.shape[1]
+        mask = self.mask((self.map.shape[0], self.map.shape[1]))
+        if bottom > 0 or right > 0:
+            mask = np.pad(mask, ((0, max(bottom, 0)), (0, max(right, 0))), mode="edge")
+        return view.cut_mask(mask)
+
+
+Segment = Polygons | Runs | Area
 
 
 def parse_segment(given: object, size: Size) -> Segment:

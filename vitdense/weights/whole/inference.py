@@ -16,6 +16,11 @@ def of_rtdetr(checkpoint: Checkpoint) -> dict[str, Any]:
     return _sizes(checkpoint, {"height": 640, "width": 640})
 
 
+def of_segments(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the processor beside the weights says; where there is none, pictures keep their size."""
+    return _sizes(checkpoint, {}) if checkpoint.preprocessor.get("size") else {}
+
+
 def _sizes(checkpoint: Checkpoint, default: dict[str, int]) -> dict[str, Any]:
     facts = checkpoint.preprocessor
     if facts.get("do_resize") is False:
