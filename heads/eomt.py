@@ -146,10 +146,11 @@ class _Queries:
     def visible(self, block: int, guests: Tensor, patches: Tensor, grid: tuple[int, ...]) -> Tensor | None:
         """guests: (B, Q, C), patches: (B, h * w, C) -> where each query's mask is, (B, Q, h * w) bool; everywhere for
         those that aren't limited any more."""
-        logits, embeddings, pixels = self.head.read_off(guests, patches, grid)
+        rows, columns = grid
+        logits, embeddings, pixels = self.head.read_off(guests, patches, (rows, columns))
         self.found += [logits, embeddings, pixels]
         # Masks are products with pixels, so that resized masks are products with resized pixels.
-        small = resize(pixels.detach(), grid).flatten(2)
+        small = resize(pixels.detach(), (rows, columns)).flatten(2)
         seen = embeddings.detach() @ small > 0
         if self.head.annealed and self.progress is not None:
             drawn = torch.rand(seen.shape[:2], device=seen.device)
