@@ -1,6 +1,7 @@
 """Embedded captions: full sentences to score by, phrasings to learn from that say nothing false."""
 
 import numpy as np
+import pytest
 import torch
 
 from vitdense.data.phrases import Words, describe, rephrase
@@ -52,3 +53,17 @@ def test_so_many_pictures_show_one_shape() -> None:
     text = [lone[0, index]["captions"][0] for index in range(40)]
     assert not any(word in sentence for sentence in text for word in ("above", "below", "front", " of "))
     assert all(any(colour in sentence for colour in COLOURS) for sentence in text)
+
+
+@pytest.mark.parametrize("name", ["shapes_captions", "shapes_kinds"])
+def test_a_plain_backdrop_changes_no_shape(name: str) -> None:
+    hills, plain = (build(name, "val", size=48, backdrop=kind) for kind in ("hills", "plain"))
+    for index in range(6):
+        one, other = hills[0, index], plain[0, index]
+        assert {key: one.get(key) for key in ("captions", "label")} == {
+            key: other.get(key) for key in ("captions", "label")
+        }
+        colours = other["image"].float()
+        # Grey has no hue: most of the picture is backdrop, and the camera tints it a little.
+        assert ((colours.amax(0) - colours.amin(0)) < 40).float().mean() > 0.4
+        assert not torch.equal(one["image"], other["image"])
