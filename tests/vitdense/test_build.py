@@ -100,7 +100,7 @@ def test_floats_and_bytes_give_the_same_outputs() -> None:
 
 
 def test_what_is_no_picture_is_refused() -> None:
-    with pytest.raises(UserError, match=r"expected a path, a PIL image or a \(H, W, C\) uint8 array, given float"):
+    with pytest.raises(UserError, match=r"expected a path, a PIL image, a \(H, W, C\) .* given float"):
         model().predict([3.0])
     with pytest.raises(UserError, match="picture 0 has 1 channels, the model takes 3"):
         model().predict([np.zeros((8, 8, 1), np.uint8)])

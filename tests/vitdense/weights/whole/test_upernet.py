@@ -184,8 +184,8 @@ def test_every_tensor_is_accounted_for(change: dict[str, str], message: str, swi
         (None, {"auxiliary_concat_input": True}, "auxiliary_concat_input True; known here: False"),
         (
             None,
-            {"model_type": "mask2former"},
-            "is a mask2former: whole models that are known here are .* upernet, dpt, depth_anything",
+            {"model_type": "oneformer"},
+            "is a oneformer: whole models that are known here are .* upernet, dpt, depth_anything",
         ),
         ("backbone_config", {"use_absolute_embeddings": True}, "use_absolute_embeddings True; known here: False"),
         ("backbone_config", {"num_heads": [1, 1, 1, 1]}, "of another shape: layers.1"),
