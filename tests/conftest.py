@@ -1,4 +1,4 @@
-"""What all tests share: no hub, two threads, GPU tests skipped without one, the folder of real data."""
+"""What all tests share: no hub, one thread for each process of tests, GPU tests skipped without one, real data."""
 
 import json
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

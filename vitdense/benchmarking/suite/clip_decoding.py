@@ -1,4 +1,4 @@
-"""Rows of the video pipeline: a clip of a file, decoded and brought to size, beside a plain loop of PyAV."""
+"""Rows of the video pipeline: a clip of a file, decoded and brought to size, beside PyAV in a loop and torchcodec."""
 
 import atexit
 import shutil
@@ -123,15 +123,36 @@ class TheirClip(Job):
         return kept
 
 
-def _row(name: str, summary: str, work: Work, note: str) -> Row:
-    peer = Peer(
-        "PyAV loop",
-        "av",
-        lambda conditions: TheirClip(work, conditions),
-        lambda conditions: Pair(OurClip(work, conditions), TheirClip(work, conditions)),
+class TorchcodecClip(TheirClip):
+    """The same with frames by their number, which torchcodec seeks."""
+
+    def __init__(self, work: Work, conditions: Conditions) -> None:
+        super().__init__(work, conditions)
+        try:
+            self._frames()
+        except (ImportError, RuntimeError) as fault:
+            raise AbsentError(f"torchcodec does not load: {str(fault).splitlines()[0]}") from None
+
+    def _frames(self) -> list[NDArray[np.uint8]]:
+        from torchcodec.decoders import VideoDecoder
+
+        decoder = VideoDecoder(str(self.path), dimension_order="NHWC", num_ffmpeg_threads=1)
+        return list(decoder.get_frames_at(list(self.wanted)).data.numpy())
+
+
+def _peer(name: str, package: str, theirs: type[TheirClip], work: Work) -> Peer:
+    return Peer(
+        name,
+        package,
+        lambda conditions: theirs(work, conditions),
+        lambda conditions: Pair(OurClip(work, conditions), theirs(work, conditions)),
     )
+
+
+def _row(name: str, summary: str, work: Work, note: str) -> Row:
+    peers = (_peer("PyAV loop", "av", TheirClip, work), _peer("torchcodec", "torchcodec", TorchcodecClip, work))
     notes = ("Both decode with one thread, as each of many workers does, and end in the same pixels.", note)
-    return Row(name, summary, lambda conditions: OurClip(work, conditions), (peer,), {"cpu": Goal(1.0, 1.0)}, notes)
+    return Row(name, summary, lambda conditions: OurClip(work, conditions), peers, {"cpu": Goal(1.0, 1.0)}, notes)
 
 
 ROWS = (

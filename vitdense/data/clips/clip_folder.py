@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from vitdense.data.classes.class_folder import check_distinct
 from vitdense.data.clips.decoding import SUFFIXES, Picture, Video
 from vitdense.data.clips.lists import Entry, read_list
 from vitdense.data.clips.sampling import Numbers, resample
+from vitdense.data.clips.torchcodec import TorchcodecVideo
 from vitdense.data.clips.views import ClipViewConfig, training_clip, validation_clips
 from vitdense.errors import DataError
 
@@ -32,6 +34,7 @@ class ClipFolderConfig(ClipViewConfig, Cut):
     """`train` and `val` are folders of folders, or lists (csv, tsv, jsonl, json, txt), below `root`; classes are the
     lines of `class_names`, or the sorted names in `train`, or in `val` where there is no `train`.
 
+    `decoder` is who decodes; the frames are the same.
     `shuffle_frames` lays the frames of each clip in a random order: what a model still knows, it knows without motion.
     """
 
@@ -40,7 +43,12 @@ class ClipFolderConfig(ClipViewConfig, Cut):
     path_key: str | None = None
     label_key: str | None = None
     class_names: str | None = None
+    decoder: Literal["pyav", "torchcodec"] = "pyav"
     shuffle_frames: bool = False
+
+    def open(self, path: Path) -> Video:
+        """A video file, to be read in a `with` block."""
+        return TorchcodecVideo(path) if self.decoder == "torchcodec" else Video(path)
 
     def build(self, split: Split) -> "ClipSamples":
         """The samples of a split; raises DataError where it has none, or where classes can't be told apart."""
@@ -122,7 +130,7 @@ class ClipSamples(Samples):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         entry = self.entries[key[1]]
         generator = np.random.default_rng([self.config.seed, *(key if self.split == "train" else (0, key[1]))])
-        with Video(entry.path) as video:
+        with self.config.open(entry.path) as video:
             shown = _shown(video, entry, self.config.fps)
             if self.split == "train":
                 numbers = [shown[self.config.training_frames(len(shown), generator)]]
@@ -173,7 +181,7 @@ class ClipSamples(Samples):
         if not deep:
             return None
         try:
-            with Video(entry.path) as video:
+            with self.config.open(entry.path) as video:
                 shown = _shown(video, entry, self.config.fps)
                 _, picture = next(video.frames([int(shown[len(shown) // 2])]))
         except DataError as fault:

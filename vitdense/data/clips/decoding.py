@@ -41,6 +41,7 @@ class Video:
     def __init__(self, path: str | Path, *, threads: int = 1) -> None:
         self.path, self.threads = Path(path), threads
         self._av = pyav(path)
+        self._reformatter: Any = self._av.video.reformatter.VideoReformatter()
         self._container: Any = None
         self._marks: _Marks | None = None
 
@@ -200,7 +201,8 @@ class Video:
             raise DataError(f"{self.path}: {frame.width} x {frame.height} pixels; at most {MAX_PIXELS:,} are allowed")
         if frame.is_corrupt:
             raise DataError(f"{self.path}: damaged video (frame {number} can't be decoded)")
-        pixels: Picture = frame.to_ndarray(format="rgb24")
+        # One for all frames: a frame's own makes a converter, with threads of its own, each time.
+        pixels: Picture = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         turns = round(frame.rotation / 90) % 4  # degrees, against the clock
         return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 

@@ -79,14 +79,13 @@ def training_clip(frames: Iterable[Picture], config: ClipViewConfig, generator: 
         if cut is None:
             cut = _training_cut((planes.shape[1], planes.shape[2]), config, generator)
         resized.append(cut(planes))
-    clip = torch.stack(resized)  # (T, 3, H, W)
-    return _recoloured(clip, config.augment, generator).transpose(0, 1).contiguous()
+    return _recoloured(_stacked(resized), config.augment, generator).transpose(0, 1).contiguous()
 
 
 def validation_clips(frames: Iterable[Picture], config: ClipViewConfig) -> list[Tensor]:
     """T frames (H, W, 3) of one size -> `crops` times (3, T, *size) uint8."""
     height, width = config.extent
-    large = torch.stack([_shortened(_planes(frame), config) for frame in frames])  # (T, 3, h, w)
+    large = _stacked([_shortened(_planes(frame), config) for frame in frames])
     rest_down, rest_across = large.shape[-2] - height, large.shape[-1] - width
     shares = [0.5] if config.crops == 1 else np.linspace(0, 1, config.crops).tolist()
     clips = []
@@ -158,6 +157,11 @@ def _resize(planes: Tensor, size: tuple[int, int]) -> Tensor:
 
     resized: Tensor = functional.resize(planes, list(size), antialias=True)
     return resized
+
+
+def _stacked(planes: list[Tensor]) -> Tensor:
+    """T times (3, H, W) -> (T, 3, H, W), with colours side by side in memory, as decoders and resizing leave them."""
+    return torch.stack([each.movedim(0, -1) for each in planes]).movedim(-1, 1)
 
 
 def _planes(frame: Picture) -> Tensor:
