@@ -1,4 +1,4 @@
-"""`shapes_video`: the embedded clips of drifting shapes, with the direction of their motion or a mask of each frame."""
+"""`shapes_video`: the embedded clips of moving shapes, with the direction they set out in or a mask of each frame."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 
 from vitdense.contracts import DATA, Sample, Split
 from vitdense.data.classes.audit import ClassAudit
-from vitdense.data.clips.drifting import DIRECTIONS, Clip, render_clip
+from vitdense.data.clips.circling import DIRECTIONS, Clip, render_clip
 from vitdense.data.scenes import CLASSES, Backdrop, both
 from vitdense.data.shapes import PALETTE, ShapeSamples, ShapesConfig
 
@@ -19,9 +19,11 @@ DRAWN = 100
 
 @DATA.register("shapes_video")
 class ShapesVideoConfig(ShapesConfig):
-    """Clips of `frames` frames, whose class is the direction in which all shapes drift: one of eight, which no single
-    frame gives away. `masks` gives instead which shape is where in each frame. The `backdrop` stands still: hills,
-    which are most of a clip and tell nothing of its motion, or plain grey, before which small networks learn it soon.
+    """Clips of `frames` frames in which all shapes go round together; the class is the direction they set out in: one
+    of eight, which neither a single frame gives away nor, of a multiple of eight frames, all without their order.
+
+    `masks` gives instead which shape is where in each frame. The `backdrop` stands still: hills, which are most of a
+    clip and tell nothing of its motion, or plain grey, before which small networks learn it soon.
 
     `shuffle_frames` lays the frames of each clip in a random order: what a model still knows, it knows without motion.
     """

@@ -1,4 +1,4 @@
-"""Clips of the paper shapes in `scenes.py` drifting in one of eight directions, which no single frame gives away."""
+"""Clips of the paper shapes in `scenes.py` on a round that sets out in one of eight directions."""
 
 from dataclasses import dataclass, replace
 
@@ -22,38 +22,35 @@ class Clip:
 
 
 def render_clip(seed: int, index: int, size: Size, num_frames: int, *, stream: int = 0, plain: bool = False) -> Clip:
-    """Clip `index` of a seed. All things drift together and turn slowly, before hills that stand still or `plain` grey.
+    """Clip `index` of a seed. All things go one round of a polygon together, clockwise, a side between two frames,
+    before hills that stand still or `plain` grey; the direction is that of the first side.
 
-    Each starts anywhere on a torus somewhat larger than the picture, whatever the direction, and moving on a torus
-    keeps that distribution: a single frame says nothing of the direction.
+    Each starts anywhere on a torus somewhat larger than the picture, and moving on a torus keeps that distribution: a
+    single frame says nothing of the direction. Nor do all frames without their order, where their number is a multiple
+    of eight: the polygon is the same one for every direction.
     """
     rng = np.random.default_rng([seed, stream, index, num_frames])
     height, width = both(size)
     direction = int(rng.integers(len(DIRECTIONS)))
-    path = rng.uniform(0.3, 0.6)
+    side = 2 * np.sin(np.pi / max(2, num_frames)) * rng.uniform(0.15, 0.25)
     wide, high = width / min(height, width) + 2 * _MARGIN, height / min(height, width) + 2 * _MARGIN
-    start = rng.uniform(0, 1, 2) * (wide, high)
+    place = rng.uniform(0, 1, 2) * (wide, high)
     things, light = draw_things(rng, height, width), draw_light(rng)
-    spins = rng.uniform(-0.5, 0.5, len(things))
     backdrop, depth, paper = grey(height, width) if plain else hills(rng, height, width)
     kinds = np.array([0] + [thing.kind for thing in things], np.uint8)
     frames = np.empty((num_frames, height, width, 3), np.uint8)
     semantic = np.empty((num_frames, height, width), np.uint8)
     for number in range(num_frames):
-        time = number / max(1, num_frames - 1)
-        angle = direction * np.pi / 4
-        shift = start + time * path * np.array([np.cos(angle), np.sin(angle)])
-        moved = [
-            _drift(thing, (shift[0], shift[1]), time * spin, (wide, high))
-            for thing, spin in zip(things, spins, strict=True)
-        ]
+        moved = [_moved(thing, (place[0], place[1]), (wide, high)) for thing in things]
         picture, owner, _ = paint(backdrop, depth, moved, light, paper)
         frames[number], semantic[number] = photograph(picture, light, rng), kinds[owner]
+        angle = 2 * np.pi * (direction / len(DIRECTIONS) + number / num_frames)
+        place = place + side * np.array([np.cos(angle), np.sin(angle)])
     return Clip(frames, semantic, direction)
 
 
-def _drift(thing: Thing, shift: tuple[float, float], turn: float, period: tuple[float, float]) -> Thing:
+def _moved(thing: Thing, shift: tuple[float, float], period: tuple[float, float]) -> Thing:
     """The thing moved on a torus of `period`, whose seam lies outside the picture."""
     x = (thing.x + _MARGIN + shift[0]) % period[0] - _MARGIN
     y = (thing.y + _MARGIN + shift[1]) % period[1] - _MARGIN
-    return replace(thing, x=x, y=y, angle=thing.angle + turn)
+    return replace(thing, x=x, y=y)
