@@ -147,8 +147,12 @@ def survey(samples: Samples, report: Report | None = None) -> Findings:
 
 
 def _drawn(sample: Sample) -> NDArray[np.integer]:
-    """The mask of a sample; of depth 0 where it was measured."""
-    return sample["mask"].numpy() if "mask" in sample else where_measured(sample["depth"].numpy())
+    """The mask of a sample; of depth 0 where it was measured; of neither nothing that could be counted."""
+    if "mask" in sample:
+        return sample["mask"].numpy()
+    if "depth" in sample:
+        return where_measured(sample["depth"].numpy())
+    return np.full(sample["image"].shape[1:], IGNORE, np.int16)
 
 
 def where_measured(depth: NDArray[np.floating]) -> NDArray[np.int16]:

@@ -29,6 +29,8 @@ class ShapeTaskSamples(ShapeSamples):
     def __init__(self, config: ShapesTasksConfig, split: Split) -> None:
         super().__init__(config, split)
         self.labels = config.labels
+        if "masks" not in config.labels:
+            self.classes, self.palette = (), ()
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         number, scene = self.draw(key)

@@ -6,6 +6,7 @@ import torch
 from pydantic import ValidationError
 
 from vitdense.contracts import DATA, Split
+from vitdense.data.audit import Audit, survey
 from vitdense.data.clips.circling import DIRECTIONS, render_clip
 from vitdense.data.scenes import CLASSES, Scene, render
 from vitdense.data.shapes import ShapeSamples, ShapesConfig
@@ -170,3 +171,16 @@ def test_the_depth_of_a_thing_can_be_told_from_its_size() -> None:
             errors.append(np.log(scene.depth[mask].mean() * side / 96))
     assert len(errors) > 20
     assert np.std(errors) < np.log(1.25)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [(["masks", "depth"], len(CLASSES)), (["depth"], 0), (["captions"], 0), (["masks"], len(CLASSES))],
+)
+def test_labels_of_some_tasks_are_surveyed(labels: list[str], classes: int) -> None:
+    samples = DATA.create("shapes_tasks", {"size": 48, "labels": labels, "val_size": 3}).build("val")
+    assert len(samples.classes) == classes
+    found = survey(samples)
+    assert isinstance(found, Audit)
+    assert found.sizes == {(48, 48): 3}
+    assert found.to_json()["ignored"] == (1.0 if labels == ["captions"] else 0.0)
