@@ -62,7 +62,7 @@ def _look(backbone: Backbone, images: Tensor, level: int | None) -> tuple[Tensor
     patches, _, grid = backbone.tokens(images)
     for stride in reversed([each.stride for each in backbone.levels]):
         if grid == tuple(-(-side // stride) for side in images.shape[-2:]):
-            return patches.unflatten(1, grid), stride
+            return patches.view(len(patches), *grid, -1), stride
     raise UserError(
         f"the last layer of {type(backbone).__name__} has a stride that none of its levels has: choose one by level=N"
     )

@@ -13,7 +13,7 @@ from vitdense.propagation import PropagationConfig, propagate
 from vitdense.propagation.features import features_of, fitted_size
 from vitdense.propagation.masks import labels_of, stretched
 
-AS_THEY_ARE = {"short_side": None}
+AS_THEY_ARE: dict[str, Any] = {"short_side": None}
 
 
 def clip(size: tuple[int, int] = (56, 72), frames: int = 6, seed: int = 3) -> tuple[list[Any], Any]:
