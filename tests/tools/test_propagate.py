@@ -140,6 +140,8 @@ def test_mistakes_of_propagation_are_named(
     first = ("--mask", masks / "00000.png")
     assert "given 0" in told(frames, *first, *FROZEN, "--set", "topk=0")
     assert "unknown key, did you mean 'topk'" in told(frames, *first, *FROZEN, "--set", "topks=3")
+    assert "its weights are --weights" in told(frames, *first, *FROZEN, "--set", "backbone.weights=x")
+    assert "unknown key" in told(frames, *first, *FROZEN, "--set", "backbone.colour=3")
     assert "expected a folder of frames, or a video" in told(masks / "00000.png", *first, *FROZEN)
     assert "no frames in it" in told(tmp_path / "davis", *first, *FROZEN)
     assert "--weights belongs to --backbone" in told(frames, *first, "--checkpoint", "x", "--weights", "y")

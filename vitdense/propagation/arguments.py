@@ -1,12 +1,25 @@
 """The arguments of tools/propagate.py."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from vitdense.errors import UserError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def read_arguments(arguments: Sequence[str], description: str | None) -> argparse.Namespace:
+    """What the user wrote; UserError for arguments that say nothing beside each other."""
+    parser = argparse.ArgumentParser(description=description)
+    _add_arguments(parser)
+    options = parser.parse_args(arguments)
+    if options.checkpoint and options.weights:
+        raise UserError("--weights belongs to --backbone; the model of --checkpoint has its own")
+    if options.sequences and options.truth:
+        raise UserError("--truth belongs to --mask; the masks of --sequences lie in Annotations below the root")
+    return options
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is followed, by which features, and what is written."""
     parser.add_argument("source", type=Path, help="a folder of frames, a video, or with --sequences the root of DAVIS")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -18,14 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help="of --backbone: a file, folder or name; random where left out")
     parser.add_argument("--out", required=True, type=Path, help="the folder to write to")
     parser.add_argument("--truth", type=Path, help="with --mask: a folder with a mask for each frame, to score against")
-    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="such as topk=7 or level=0")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="key=value", help="such as topk=7, level=0 or backbone.KEY=VALUE"
+    )
     parser.add_argument("--no-overlays", action="store_true", help="write masks alone, which needs no PyAV")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def check_arguments(options: argparse.Namespace) -> None:
-    """UserError for arguments that say nothing beside each other."""
-    if options.checkpoint and options.weights:
-        raise UserError("--weights belongs to --backbone; the model of --checkpoint has its own")
-    if options.sequences and options.truth:
-        raise UserError("--truth belongs to --mask; the masks of --sequences lie in Annotations below the root")
