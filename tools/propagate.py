@@ -3,6 +3,7 @@
 import argparse
 import sys
 from functools import partial
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> int:
     return cli.DONE
 
 
-def _load(options: argparse.Namespace, extra: dict[str, object]) -> Backbone:
+def _load(options: argparse.Namespace, extra: dict[str, Any]) -> Backbone:
     if options.checkpoint:
         return load_model(options.checkpoint, [each for each in options.set if each.startswith("backbone.")]).backbone
     return create_backbone(options.backbone, weights=options.weights, **extra)

@@ -1,8 +1,11 @@
 """Propagation on content: drifting shapes are followed, which a mask that stands still is not."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from vitdense import create_backbone
 from vitdense.contracts import Backbone
@@ -10,10 +13,12 @@ from vitdense.data.clips.drifting import render_clip
 from vitdense.metrics.video_objects import Floats, score_objects, summarise
 from vitdense.propagation import PropagationConfig, propagate
 
+Masks = NDArray[np.integer]
+
 FRAMES = 10
 
 
-def curves(truth: Floats, found: list[Floats]) -> list[Floats]:
+def curves(truth: Masks, found: Sequence[Masks]) -> list[Floats]:
     """J and F (2, T) of each object of the first mask, in all frames but the first and the last."""
     objects = [int(value) for value in np.unique(truth[0]) if value]
     scores = np.stack([score_objects(truth[each], found[each], objects) for each in range(1, FRAMES - 1)], axis=-1)
