@@ -31,7 +31,7 @@ def features_of(backbone: Backbone, frame: NDArray[np.uint8], config: Propagatio
     # Of all ways to resize, the published one: bilinear, of 8 bits, without a filter before.
     seen = frame if frame.shape[:2] == size else cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR)
     like = next(backbone.parameters())
-    mean, std = (torch.tensor(each).to(like)[:, None, None] for each in (backbone.mean, backbone.std))
+    mean, std = (like.new_tensor(each)[:, None, None] for each in (backbone.mean, backbone.std))
     image = torch.from_numpy(np.array(seen.transpose(2, 0, 1))).to(like) / 255  # (3, H, W)
     maps, stride = _look(backbone, ((image - mean) / std)[None], config.level)
     return Features(F.normalize(full_precision(maps[0]), dim=-1), stride, size)

@@ -17,8 +17,8 @@ FLAT = 1e-5
 def labels_of(mask: Mask, values: NDArray[np.int32], features: Features) -> Tensor:
     """mask: (H, W), values: (K,) of background and objects -> one-hot (h, w, K), the pixel in a cell's middle."""
     height, width, _ = features.vectors.shape
-    rows = _middles(height, features.stride, features.size[0], mask.shape[0])
-    columns = _middles(width, features.stride, features.size[1], mask.shape[1])
+    rows = middles(height, features.stride, features.size[0], mask.shape[0])
+    columns = middles(width, features.stride, features.size[1], mask.shape[1])
     cells = mask[rows[:, None], columns]  # (h, w)
     return torch.from_numpy(cells[..., None] == values).to(features.vectors)
 
@@ -31,7 +31,7 @@ def mask_of(labels: Tensor, values: NDArray[np.int32], features: Features, size:
     large = (height * features.stride, width * features.stride)
     maps = F.interpolate(labels.movedim(-1, 0)[None], size=large, mode="bilinear", align_corners=False)[0]
     chosen = stretched(maps[:, : seen[0], : seen[1]]).argmax(dim=0).cpu().numpy()  # (H, W) as the network saw it
-    rows, columns = (_middles(side, 1, side, small) for side, small in zip(size, seen, strict=True))
+    rows, columns = (middles(side, 1, side, small) for side, small in zip(size, seen, strict=True))
     return np.asarray(values[chosen[rows[:, None], columns]])
 
 
@@ -45,7 +45,12 @@ def stretched(maps: Tensor) -> Tensor:
     return torch.where(high > 0, shares, maps)
 
 
-def _middles(cells: int, stride: int, seen: int, pixels: int) -> NDArray[np.int64]:
-    """(cells,): of `pixels` in a row, resized to `seen`, the one in the middle of each cell of `stride` of them."""
-    middles = (2 * np.arange(cells) + 1) * stride * pixels // (2 * seen)
-    return np.minimum(middles, pixels - 1)
+def middles(cells: int, stride: int, seen: int, pixels: int) -> NDArray[np.int64]:
+    """(cells,): of `pixels` in a row, resized to `seen`, the one in the middle of each cell of `stride` of them.
+
+    Steps are added up in floating point, as Pillow does when it resizes to the nearest: where a middle lies between two
+    pixels, as column 640 of 854 resized to 832 does, its rounding decides, and published masks have it so.
+    """
+    step = pixels / (seen / stride)
+    places = np.cumsum([step / 2, *[step] * (cells - 1)])
+    return np.minimum(places.astype(np.int64), pixels - 1)

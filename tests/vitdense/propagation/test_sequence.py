@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vitdense import create_backbone
 from vitdense.data.clips.drifting import render_clip
 from vitdense.errors import DataError, UserError
 from vitdense.propagation import PropagationConfig, propagate
 from vitdense.propagation.features import features_of, fitted_size
-from vitdense.propagation.masks import labels_of, stretched
+from vitdense.propagation.masks import labels_of, middles, stretched
 
 AS_THEY_ARE: dict[str, Any] = {"short_side": None}
 
@@ -80,6 +81,16 @@ def test_labels_are_the_pixels_in_the_middle_of_cells(patches: Any) -> None:
     assert found.tolist() == [[row * 60 + column for column in columns] for row in rows]
 
 
+@pytest.mark.parametrize(
+    ("pixels", "seen", "stride"),
+    [(854, 832, 1), (854, 832, 16), (832, 854, 1), (480, 480, 16), (1920, 896, 8), (101, 64, 4), (33, 64, 1)],
+)
+def test_pixels_are_chosen_as_pillow_does(pixels: int, seen: int, stride: int) -> None:
+    row = Image.fromarray(np.arange(pixels, dtype=np.int32)[None])
+    expected = np.asarray(row.resize((seen // stride, 1), Image.Resampling.NEAREST))[0]
+    np.testing.assert_array_equal(middles(seen // stride, stride, seen, pixels), expected)
+
+
 def test_labels_are_stretched_to_the_whole_range() -> None:
     maps = torch.tensor([[[0.2, 0.4], [0.6, 0.2]], [[0.0, 0.0], [0.0, 0.0]], [[0.3, 0.3], [0.3, 0.3]]])
     found = stretched(maps)
@@ -99,8 +110,9 @@ def test_levels_are_looked_at_as_well_as_the_last_layer() -> None:
         torch.testing.assert_close(features.vectors.norm(dim=-1), torch.ones(grid))
 
 
-def test_a_backbone_with_prefix_tokens_serves_too() -> None:
-    backbone = create_backbone("vit_nano_patch8")
+@pytest.mark.parametrize("name", ["vit_nano_patch8", "timm/vit_tiny_patch16_224"])
+def test_backbones_with_prefix_tokens_serve_too(name: str) -> None:
+    backbone = create_backbone(name)
     backbone.train()
     frames, masks = clip((44, 60), frames=3)
     found = list(propagate(backbone, frames, masks[0], PropagationConfig(**AS_THEY_ARE)))
