@@ -16,4 +16,5 @@ from vitdense.pictures.masks import overlay as overlay
 from vitdense.pictures.masks import panel as panel
 from vitdense.pictures.masks import save_palette_png as save_palette_png
 from vitdense.pictures.matrices import confusion_matrix as confusion_matrix
+from vitdense.pictures.objects import draw_objects as draw_objects
 from vitdense.pictures.sheets import contact_sheet as contact_sheet

@@ -81,6 +81,19 @@ def add_panoptic(commands: Any) -> None:
     panoptic.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def add_objects(commands: Any) -> None:
+    """`objects`: masks of objects that are followed through videos."""
+    objects = commands.add_parser("objects", help="masks of objects in videos, in DAVIS's layout")
+    objects.add_argument(
+        "truth", type=Path, metavar="GT_FOLDER", help="a folder for each sequence, such as DAVIS/Annotations/480p"
+    )
+    objects.add_argument("predictions", type=Path, metavar="PRED_FOLDER", help="the same, under the same names")
+    objects.add_argument("--sequences", type=Path, metavar="LIST.txt", help="names, one a line: score all of these")
+    objects.add_argument("--per-object", action="store_true", help="J and F of each object too")
+    objects.add_argument("--csv", type=Path, metavar="FILE", help="write J and F of each object and frame there")
+    objects.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def depth_config(options: argparse.Namespace) -> DepthErrorConfig:
     """What `depth` was asked to count; UserError where the range is none."""
     chosen = {"min_depth": options.min, "max_depth": options.max, "crop": options.crop, "align": options.align}

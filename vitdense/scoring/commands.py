@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 
 from vitdense import cli
-from vitdense.scoring import coco, coco_plots, depth, masks, panoptic
+from vitdense.scoring import coco, coco_plots, depth, masks, objects, panoptic
 from vitdense.scoring.arguments import depth_config
 from vitdense.scoring.pairs import Pairs, pair_depth, pair_files
 
@@ -63,12 +63,28 @@ def score_panoptic(options: argparse.Namespace) -> None:
     print("  ".join(f"{name} {value:.4f}" for name, value in scored.quality.compute().items()))
 
 
+def score_objects(options: argparse.Namespace) -> None:
+    """Objects followed through videos: the summary, and objects and frames where they are asked for."""
+    names = None if options.sequences is None else objects.read_names(options.sequences)
+    scored = objects.score_sequences(options.truth, options.predictions, names)
+    _warn([scored.warning] if scored.warning else [])
+    if options.csv is not None:
+        objects.write_csv(scored, options.csv)
+    if options.json:
+        print(cli.to_json(objects.as_dict(scored, per_object=options.per_object)))
+        return
+    if options.per_object:
+        Console().print(objects.as_table(scored))
+    print(objects.as_line(scored))
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "miou": score_miou,
     "depth": score_depth,
     "boxes": score_things,
     "masks": score_things,
     "panoptic": score_panoptic,
+    "objects": score_objects,
 }
 
 
