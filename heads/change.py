@@ -14,9 +14,9 @@ from vitdense.errors import UserError
 
 @HEADS.register("change")
 class ChangeConfig(HeadConfig):
-    """`head` is one with classes by pixel, such as upernet or segformer, on maps that `fuse` makes of the two pictures':
-    their absolute `difference`, which doesn't tell before from after, both joined and brought back to the channels of
-    one by a 1x1 convolution (`concat`), or so with the difference as a third (`both`).
+    """`head` is one with classes by pixel, such as upernet or segformer, on the maps that `fuse` makes of those of the
+    two pictures: their absolute `difference`, which doesn't tell before from after, both joined and brought back to the
+    channels of one by a 1x1 convolution (`concat`), or so with the difference as a third (`both`).
     """
 
     head: NamedHead
@@ -50,7 +50,10 @@ class Change(Head):
         super().__init__()
         head = config.head.build(without_time(levels, "change"))
         if head.dense not in ("logits", "scores") or head.reads != "maps":
-            raise UserError(f"head change needs a segmentation head such as upernet, {type(head).__name__} is none")
+            raise UserError(
+                f"head change needs a head with classes by pixel, such as upernet; {type(head).__name__} gives none, "
+                "or not as it is set up (mask_transformer: task: semantic)"
+            )
         self.head = head
         self.fusions = nn.ModuleList(FUSIONS[config.fuse](level.channels) for level in levels)
         self.num_classes, self.dense = head.num_classes, head.dense

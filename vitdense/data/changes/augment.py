@@ -1,9 +1,14 @@
 """Training augmentation of pairs: one geometry for both pictures and the mask, colours of each or shared."""
 
+from typing import TypeVar
+
 import numpy as np
+from numpy.typing import NDArray
 
 from vitdense.contracts import IGNORE
 from vitdense.data.transforms import PAD_COLOUR, Colours, Geometry, Mask, Pixels, cut, pad
+
+Array = TypeVar("Array", NDArray[np.uint8], NDArray[np.int16])
 
 
 class PairAugment:
@@ -30,13 +35,12 @@ class PairAugment:
     ) -> tuple[Pixels, Pixels, Mask]:
         """Cut, resize, flip, turn, swap, recolour, pad; equal (seed, epoch, index) give equal pixels in any worker."""
         generator = np.random.default_rng([self.seed, epoch, index])
-        both, mask = cut(np.concatenate([before, after], axis=2), mask, self.geometry, generator)  # (h, w, 6)
-        if self.geometry.flip and generator.random() < 0.5:
-            both, mask = both[:, ::-1], mask[:, ::-1]
-        if self.quarter_turns:
-            turns = int(generator.integers(4))
-            both, mask = np.rot90(both, turns), np.rot90(mask, turns)
-        pictures = [np.ascontiguousarray(both[..., :3]), np.ascontiguousarray(both[..., 3:])]
+        place = int(generator.integers(2**63))  # the same draws for both: OpenCV resizes four channels at most
+        cuts = [cut(each, mask, self.geometry, np.random.default_rng(place)) for each in (before, after)]
+        pictures, mask = [picture for picture, _ in cuts], cuts[0][1]
+        flips = self.geometry.flip and generator.random() < 0.5
+        turns = int(generator.integers(4)) if self.quarter_turns else 0
+        pictures = [_turned(picture, turns, flips=flips) for picture in pictures]
         if self.swap and generator.random() < 0.5:
             pictures.reverse()
         if self.colours is not None:
@@ -44,4 +48,9 @@ class PairAugment:
             seeds = [seeds[0]] * 2 if self.shared_colours else seeds
             pictures = [self.colours(picture, seed) for picture, seed in zip(pictures, seeds, strict=True)]
         before, after = (pad(picture, self.geometry.crop, PAD_COLOUR) for picture in pictures)
-        return before, after, pad(np.ascontiguousarray(mask), self.geometry.crop, IGNORE)
+        return before, after, pad(_turned(mask, turns, flips=flips), self.geometry.crop, IGNORE)
+
+
+def _turned(array: Array, turns: int, *, flips: bool) -> Array:
+    """(h, w, ...) mirrored or not, then turned by quarters."""
+    return np.ascontiguousarray(np.rot90(array[:, ::-1] if flips else array, turns))

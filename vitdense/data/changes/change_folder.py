@@ -136,6 +136,4 @@ class ChangeSamples(PairedSamples):
         if self._augment_pair is not None:
             before, after, mask = self._augment_pair(before, after, mask, epoch=epoch, index=index)
         pictures = np.stack([before, after]).transpose(3, 0, 1, 2)  # (3, 2, H, W)
-        return Sample(
-            id=pair.id, image=torch.from_numpy(np.ascontiguousarray(pictures)), mask=torch.from_numpy(mask)
-        )
+        return Sample(id=pair.id, image=torch.from_numpy(np.ascontiguousarray(pictures)), mask=torch.from_numpy(mask))
