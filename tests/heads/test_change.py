@@ -11,9 +11,10 @@ from torch.nn import functional as F
 import vitdense
 from heads import create_head
 from vitdense.build import AdaptedBackbone
-from vitdense.contracts import Backbone, Batch, Head, Level
+from vitdense.contracts import Backbone, Batch, Head, Level, Tokens
 from vitdense.errors import UserError
 from vitdense.inference import InferenceConfig, infer
+from vitdense.inference.dense import _slide
 from vitdense.model import Model
 
 LEVELS = (Level(8, 4, 1), Level(12, 8, 1), Level(16, 16, 1))
@@ -65,6 +66,26 @@ def build(case: str, signal: Signal) -> tuple[Model, Siamese]:
     plain = create_head(inner["name"], single.levels, num_classes=2, **options)
     plain.load_state_dict(head.head.state_dict())
     return Model(clips, head).double().eval(), Siamese(single, plain).double().eval()
+
+
+class Pointwise(Backbone):
+    """A stand-in whose maps see one pixel each."""
+
+    levels = (Level(3, 1, 1),)
+    embed_dim, num_layers = 3, 1
+    mean, std = (0.0,) * 3, (1.0,) * 3
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [(5 * images).sin()]
+
+    def tokens(self, images: Tensor) -> Tokens:
+        raise NotImplementedError
+
+    def embed(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def layer_of(self, parameter: str) -> int:
+        return 0
 
 
 def pair_batch(count: int = 2, size: tuple[int, int] = SIZE) -> Batch:
@@ -189,6 +210,36 @@ def test_pairs_are_looked_at_in_windows_scales_and_flips(options: dict[str, Any]
     model, _ = build("swin", signal)
     found = infer(model, pair_batch(), InferenceConfig.model_validate(options))
     assert [tuple(each.shape) for each in found] == [SIZE] * 2
+
+
+@pytest.mark.parametrize("window", [20, [16, 100], [200, 33]])
+def test_windows_of_what_sees_single_pixels_equal_the_whole(window: Any, signal: Signal) -> None:
+    head = create_head("change", Pointwise.levels, head={**LINEAR, "norm": "none", "num_classes": 2}).eval()
+    signal(head)
+    model, batch = Model(Pointwise(), head).double().eval(), pair_batch()
+    config = InferenceConfig.model_validate({"mode": "sliding", "window": window, "window_batch": 3})
+    found, expected = _slide(model, batch, config), model(batch)["logits"]
+    assert expected.std() > 0.1
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("fuse", ["difference", "both"])
+def test_it_is_exported_and_runs_in_half_precision(fuse: str) -> None:
+    class OnMaps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = create_head("change", LEVELS, fuse=fuse, head={**LINEAR, "num_classes": 2})
+
+        def forward(self, fine: Tensor, middle: Tensor, coarse: Tensor) -> Tensor:
+            logits: Tensor = self.head([fine, middle, coarse], {})["logits"]
+            return logits
+
+    module, maps = OnMaps().eval(), maps_of()
+    expected = module(*maps)
+    program = torch.export.export(module, tuple(maps), strict=False).module()
+    torch.testing.assert_close(program(*maps), expected, rtol=0, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(module(*maps).float(), expected, rtol=0, atol=0.1)
 
 
 def test_a_window_as_large_as_the_pictures_changes_nothing(signal: Signal) -> None:
