@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from vitdense.contracts import IGNORE
 from vitdense.data.transforms import PAD_COLOUR, Colours, Geometry, Mask, Pixels, cut, pad
 
-Array = TypeVar("Array", NDArray[np.uint8], NDArray[np.int16])
+Kind = TypeVar("Kind", bound=np.generic)
 
 
 class PairAugment:
@@ -51,6 +51,6 @@ class PairAugment:
         return before, after, pad(_turned(mask, turns, flips=flips), self.geometry.crop, IGNORE)
 
 
-def _turned(array: Array, turns: int, *, flips: bool) -> Array:
+def _turned(array: NDArray[Kind], turns: int, *, flips: bool) -> NDArray[Kind]:
     """(h, w, ...) mirrored or not, then turned by quarters."""
     return np.ascontiguousarray(np.rot90(array[:, ::-1] if flips else array, turns))

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vitdense.contracts import DATA, Samples, Split
 from vitdense.data.audit import Audit, survey
@@ -16,9 +17,10 @@ def build(split: Split = "val", **options: object) -> Samples:
     return DATA.create("shapes_change", {**SMALL, **options}).build(split)
 
 
-def farther_than(changed: np.ndarray[tuple[int, int], np.dtype[np.bool_]], distance: int) -> np.ndarray:  # type: ignore[type-arg]
+def farther_than(changed: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
     """Pixels farther from all change than shadows and blur reach."""
-    return cv2.dilate(changed.astype(np.uint8), np.ones((2 * distance + 1,) * 2, np.uint8)) == 0
+    near = cv2.dilate(changed.astype(np.uint8), np.ones((2 * distance + 1,) * 2, np.uint8))
+    return np.asarray(near == 0)
 
 
 def test_a_pair_has_two_pictures_and_one_mask() -> None:
