@@ -262,6 +262,19 @@ def test_a_pair_of_arrays_is_predicted(signal: Signal) -> None:
     assert mask.shape == (40, 56)
 
 
+def test_it_may_be_one_of_several_heads(signal: Signal) -> None:
+    alone, _ = build("swin", signal)
+    tasks = {name: {"head": {"name": "change", "head": {**THIN, "num_classes": 2}}} for name in ("new", "gone")}
+    head: Any = create_head("tasks", alone.backbone, tasks=tasks)
+    head.heads["gone"].load_state_dict(alone.head.state_dict())
+    batch = pair_batch()
+    (found, _), (expected, _) = (
+        infer(model, batch, InferenceConfig()) for model in (Model(alone.backbone, head).double().eval(), alone)
+    )
+    assert found.keys() == {"new", "gone"}
+    assert torch.equal(found["gone"], expected)
+
+
 @pytest.mark.parametrize("frames", [1, 3])
 def test_clips_of_another_length_are_refused(frames: int) -> None:
     head = create_head("change", LEVELS, head={**LINEAR, "num_classes": 2})
