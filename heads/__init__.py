@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from heads import change as change
 from heads import classify as classify
 from heads import clip as clip
 from heads import coca as coca

@@ -1,17 +1,14 @@
 """Any dense head of pictures on maps with a time axis, one frame after the other."""
 
-from typing import Annotated, Self
+from typing import Self
 
 import torch
-from pydantic import SerializeAsAny
 from torch import Tensor
 
 from heads.frames import fold, fold_batch, of_frames, unfold, without_time
+from heads.named import NamedHead
 from vitdense.contracts import HEADS, Batch, Head, HeadConfig, Level, Outputs, Predictions
 from vitdense.errors import UserError
-from vitdense.registry import by_name
-
-NamedHead = Annotated[SerializeAsAny[HeadConfig], *by_name(HEADS)]
 
 
 @HEADS.register("per_frame")

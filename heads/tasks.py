@@ -1,16 +1,15 @@
 """Several heads on one trunk, each with a task, a weight and predictions of its own: a recipe's `heads:`."""
 
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import Field, NonNegativeFloat, SerializeAsAny
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
+from heads.named import NamedHead
 from vitdense.contracts import HEADS, Backbone, Batch, Head, HeadConfig, Level, Outputs, Predictions, Tokenizer
 from vitdense.errors import UserError
-from vitdense.registry import Config, by_name
-
-NamedHead = Annotated[SerializeAsAny[HeadConfig], *by_name(HEADS)]
+from vitdense.registry import Config
 
 
 class TaskConfig(Config):

@@ -37,7 +37,7 @@ from vitdense.registry import Config
 SIZE, CLASSES = (75, 98), 5
 ADAPTER_NAMES = [None, *ADAPTERS.names()]
 SEVERAL = "tasks"  # others side by side
-OF_CLIPS = ("linear_3d", "per_frame", "upernet_3d")  # on maps with a time axis: tests/heads/clips
+OF_CLIPS = ("change", "linear_3d", "per_frame", "upernet_3d")  # on maps with a time axis: tests/heads
 OF_BLOCKS = "eomt"  # of plain ViTs alone, without an adapter
 ELSEWHERE = {SEVERAL, OF_BLOCKS, *OF_CLIPS}
 HEAD_NAMES = [*(name for name in HEADS.names() if name not in ELSEWHERE), "smp/linknet", "smp/fpn"]

@@ -17,6 +17,7 @@ from vitdense.data.images import SUFFIXES, read_image
 from vitdense.errors import DataError, UserError
 from vitdense.model import Model
 from vitdense.predicting_clips import ClassWriter, predict_frames
+from vitdense.predicting_pairs import predict_pairs
 
 Pixels = NDArray[np.uint8]
 
@@ -80,6 +81,8 @@ def predict_files(
     that it lacks is a fault), or named by where their results go. Classes go into one out/classes.csv, a row for each
     picture and each clip of a video. A file that can't be read stops, or is counted.
     """
+    if model.head.compares:
+        return Predicted(*predict_pairs(model, found, out, skip_bad=skip_bad, track=track))
     writer = _Writer(model, out, image_ids)
     done = Predicted()
     for file in track(found):

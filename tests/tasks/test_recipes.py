@@ -60,6 +60,12 @@ THIN = {
     "hf/rt_": [
         "backbone.config={embedding_size: 8, hidden_sizes: [8, 12, 16, 20], depths: [1, 1, 1, 1], layer_type: basic}"
     ],
+    "per_": [  # frame/swin_...
+        "backbone.options.embed_dim=8",
+        "backbone.options.depths=[1,1,2,1]",
+        "backbone.options.num_heads=[1,1,2,2]",
+    ],
+    "change": ["head.head.channels=8", "head.head.auxiliary_channels=8"],
     "reassemble": ["adapter.channels=[8,8,8,8]"],
     "simple_pyramid": ["adapter.channels=8"],
 }
@@ -75,7 +81,7 @@ def test_a_recipe_is_short_and_opens_with_its_purpose_and_command(name: str) -> 
     assert len(lines) < 40
     header = "\n".join(line for line in lines if line.startswith("#"))
     assert f"python tools/train.py tasks/{name}" in header
-    assert any(score in header for score in ("mIoU", "d1", "rmse", "AP", "R@1", "top-1", "Dice", "PQ")), (
+    assert any(score in header for score in ("mIoU", "d1", "rmse", "AP", "R@1", "top-1", "Dice", "PQ", "F1")), (
         "a recipe says what to expect of it"
     )
     assert "/home" not in header
@@ -109,8 +115,9 @@ def test_a_recipe_takes_one_step(name: str) -> None:
     if tokenizer is not None:
         batch["tokens"] = tokenizer([text for texts in batch["captions"] for text in texts])
     if model.takes_clips:
-        images = torch.randint(0, 256, (2, recipe.backbone.in_channels, 6, 32, 48), dtype=torch.uint8)
-        batch |= {"images": images, "masks": torch.randint(-1, len(CLASSES), (2, 6, 32, 48), dtype=torch.int16)}
+        frames, masks = (2, (2, 32, 48)) if model.head.compares else (6, (2, 6, 32, 48))
+        images = torch.randint(0, 256, (2, recipe.backbone.in_channels, frames, 32, 48), dtype=torch.uint8)
+        batch |= {"images": images, "masks": torch.randint(-1, len(CLASSES), masks, dtype=torch.int16)}
         batch |= {"sizes": [(32, 48)] * 2, "labels": torch.tensor([1, 3])}
         del batch["depth"]
     losses = model.head.losses(model(batch), batch)

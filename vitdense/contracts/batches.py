@@ -111,7 +111,8 @@ class Sample(TypedDict, total=False):
     target: the things in the picture; label: its class index; captions: one to learn from, all of them to score by.
 
     Of a clip or a volume: image (C, T, H, W), uint8 or floats in [0, 1], and mask (T, H, W); where a clip is looked at
-    several times, image (V, C, T, H, W) are its views, for one label."""
+    several times, image (V, C, T, H, W) are its views, for one label. Of two pictures that are compared: image
+    (C, 2, H, W), before and after, and one mask (H, W)."""
 
     id: str
     image: Tensor
@@ -132,7 +133,8 @@ class Batch(TypedDict, total=False):
     the head itself reads its outputs, at the pictures' size: any will do.
 
     Of clips and volumes: images (B, C, T, H, W), masks (B, T, H, W), and predictions of T frames at `sizes`; views: how
-    many of images, one after the other, show the same clip, absent where each is one."""
+    many of images, one after the other, show the same clip, absent where each is one. Of pairs to compare: images
+    (B, C, 2, H, W), masks (B, H, W)."""
 
     ids: list[str]
     images: Tensor

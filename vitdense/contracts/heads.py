@@ -63,6 +63,8 @@ class Head(nn.Module, ABC):
     """Whether predictions are logits (K,), of one class for the whole picture or clip."""
     segments: bool = False
     """Whether predictions are Segments."""
+    compares: bool = False
+    """Whether clips are pairs of pictures, each with one output by pixel for both: (B, K, h, w)."""
     reads: Literal["maps", "vector", "tokens", "blocks"] = "maps"
     """What `forward` is given of the backbone: its maps, the one vector (B, C) of `embed`, or the tokens (B, P + N, C)
     of the last layer, prefix first; or what the head's own `look` makes of its last blocks."""

@@ -3,6 +3,7 @@
 from vitdense.data import ade20k as ade20k
 from vitdense.data import boxes as boxes
 from vitdense.data import captions as captions
+from vitdense.data import changes as changes
 from vitdense.data import cityscapes as cityscapes
 from vitdense.data import classes as classes
 from vitdense.data import clips as clips

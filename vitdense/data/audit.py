@@ -184,14 +184,19 @@ def audit_pairs(samples: InFiles, *, limit: int | None, report: Report | None = 
 
 def _inspect(samples: InFiles, index: int, deep: bool) -> _Finding:
     pair = samples.pairs[index]
-    if not (pair.mask.exists() and pair.image.exists()):  # told with the pairing
+    if not all(path.exists() for path in (pair.mask, *pair.pictures)):  # told with the pairing
         return _Finding()
     try:
         size, drawn = read_size(pair.image), read_size(pair.mask)
         if size != drawn:
             return _Finding(f"{samples.what}s of another size", size_fault(pair, size, drawn, samples.what), size)
+        for other in pair.pictures[1:]:
+            if (found := read_size(other)) != size:
+                fault = size_fault(Pair(pair.id, pair.image, other), size, found, "second picture")
+                return _Finding("pictures of another size", fault, size)
         if deep:
-            read_image(pair.image)
+            for picture in pair.pictures:
+                read_image(picture)
     except DataError as fault:
         return _Finding("unreadable files", str(fault))
     if not deep:

@@ -16,6 +16,11 @@ class Pair:
     image: Path
     mask: Path
 
+    @property
+    def pictures(self) -> tuple[Path, ...]:
+        """All pictures that the mask belongs to."""
+        return (self.image,)
+
 
 def size_fault(pair: Pair, image: Sequence[int], mask: Sequence[int], what: str = "mask") -> str:
     """The message for a mask that doesn't fit its picture; sizes are (H, W)."""

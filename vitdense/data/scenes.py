@@ -115,7 +115,6 @@ def both(size: Size) -> tuple[int, int]:
 def draw_things(rng: np.random.Generator, height: int, width: int, margin: float = -0.04, most: int = 5) -> list[Thing]:
     """Two to `most` objects (or one), near to far, that may cover each other in part; centres stay `margin` inside the
     picture."""
-    unit = min(height, width)
     things: list[Thing] = []
     for _ in range(int(rng.integers(min(2, most), most + 1))):
         radius = rng.uniform(0.12, 0.26)
@@ -130,15 +129,22 @@ def draw_things(rng: np.random.Generator, height: int, width: int, margin: float
             aspect=rng.uniform(0.85, 1.18),
             depth=depth,
         )
-        spots = rng.uniform(0, 1, (12, 2))
-        low = radius * 0.75 + margin
-        for across, down in spots:
-            x = low + across * (width / unit - 2 * low)
-            y = low + down * (height / unit - 2 * low)
-            if all(np.hypot(x - other.x, y - other.y) > 0.72 * (radius + other.radius) for other in things):
-                things.append(replace(thing, x=x, y=y))
-                break
+        placed = place(rng, thing, things, height, width, margin)
+        things += [] if placed is None else [placed]
     return sorted(things, key=lambda thing: thing.depth)
+
+
+def place(
+    rng: np.random.Generator, thing: Thing, others: list[Thing], height: int, width: int, margin: float = -0.04
+) -> Thing | None:
+    """The thing at a random place where it covers others in part at most; None where twelve tries find no such."""
+    unit, low = min(height, width), thing.radius * 0.75 + margin
+    for across, down in rng.uniform(0, 1, (12, 2)):
+        x = low + across * (width / unit - 2 * low)
+        y = low + down * (height / unit - 2 * low)
+        if all(np.hypot(x - other.x, y - other.y) > 0.72 * (thing.radius + other.radius) for other in others):
+            return replace(thing, x=x, y=y)
+    return None
 
 
 def draw_light(rng: np.random.Generator) -> Light:

@@ -65,6 +65,10 @@ def _panel(batch: Batch, predictions: Predictions, place: int, model: Model) -> 
         return pictures.contact_sheet(drawn, columns=len(drawn)) if drawn else None
     if model.head.reads != "maps" and not (model.head.dense or model.head.segments or model.head.detects):
         return None
+    if model.head.compares:
+        before, after = batch["images"][place].permute(1, 2, 3, 0).cpu()  # (2, H, W, 3)
+        truth, result = batch["masks"][place].cpu(), predictions[place].cpu()
+        return pictures.panel(after, truth, result, model.classes, model.palette, before=before)
     if batch["images"].ndim == 5:
         return _panel(*_middle_frames(batch, predictions), place, model)
     pixels = batch["images"][place].permute(1, 2, 0).cpu()  # (H, W, 3)

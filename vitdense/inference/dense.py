@@ -52,18 +52,18 @@ def _dense(model: PredictingModel) -> str:
 
 def _at_size_of(images: Tensor, maps: Tensor) -> Tensor:
     """maps: (B, K, h, w) or (B, K, t, h, w) at the size of images."""
-    if images.ndim == 5:
+    if maps.ndim == 5:
         return to_size(maps, (images.shape[2], images.shape[3], images.shape[4]))
-    return resize(maps, (images.shape[2], images.shape[3]))
+    return resize(maps, (images.shape[-2], images.shape[-1]))
 
 
 def _slide(model: PredictingModel, batch: Batch, config: InferenceConfig) -> Tensor:
-    """batch["images"]: (B, C, H, W) -> the output by pixel (B, K, H, W), each the weighted mean of all windows; so of
-    clips and volumes, with one axis more."""
+    """batch["images"]: (B, C, H, W), or pairs (B, C, 2, H, W) to compare -> the output by pixel (B, K, H, W), each the
+    weighted mean of all windows; so of clips and volumes, with one axis more."""
     images = batch["images"]
-    if images.ndim == 5:
+    if images.ndim == 5 and not model.head.compares:
         return slide_over_volume(lambda crops: _whole(model, {"images": crops}), images, config)
-    count, _, height, width = images.shape
+    count, height, width = len(images), images.shape[-2], images.shape[-1]
     (tall, wide), stride = config.window_and_stride()
     size = (min(tall, height), min(wide, width))
     weights = blend_weights(config.blend, size).to(images.device)
@@ -71,7 +71,7 @@ def _slide(model: PredictingModel, batch: Batch, config: InferenceConfig) -> Ten
     total: Tensor | None = None
     for places in _groups(window_starts(height, size[0], stride[0]), window_starts(width, size[1], stride[1]), config):
         areas = [(..., slice(top, top + size[0]), slice(left, left + size[1])) for top, left in places]
-        crops: Batch = {"images": torch.cat([images[area] for area in areas])}  # (windows * B, C, h, w)
+        crops: Batch = {"images": torch.cat([images[area] for area in areas])}  # (windows * B, C, ..., h, w)
         maps = resize(_whole(model, crops), size)
         if total is None:
             total = maps.new_zeros(count, maps.shape[1], height, width)
@@ -91,7 +91,7 @@ def _groups(tops: list[int], lefts: list[int], config: InferenceConfig) -> Itera
 def _whole(model: PredictingModel, batch: Batch) -> Tensor:
     """The output by pixel (B, K, h, w), or (B, K, t, h, w), in fp32 or better, at the head's own stride."""
     outputs, name = model(batch), _dense(model)
-    if name not in outputs or outputs[name].ndim != batch["images"].ndim:
+    if name not in outputs or outputs[name].ndim != batch["images"].ndim - model.head.compares:
         given = {name: tuple(value.shape) for name, value in outputs.items()}
         raise UserError(
             f"windows, several scales and flips need a head that gives {name} (B, K, h, w), this one gives {given}; "

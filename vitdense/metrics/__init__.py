@@ -2,6 +2,7 @@
 
 from vitdense.metrics import (  # noqa: F401
     accuracy,
+    change,
     coco,
     depth,
     overlap,

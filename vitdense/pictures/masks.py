@@ -74,10 +74,15 @@ def panel(
     prediction: ArrayLike,
     classes: Sequence[str],
     palette: Palette,
+    *,
+    before: Image.Image | ArrayLike | None = None,
 ) -> Image.Image:
-    """Picture, truth (where there is one) and prediction side by side, above a legend of the classes that occur."""
+    """Picture, truth (where there is one) and prediction side by side, above a legend of the classes that occur; of a
+    pair the picture `before` as well."""
     picture, guess = as_picture(image), as_mask(prediction)
-    tiles = [Tile("picture", "", Image.fromarray(enlarge(picture)))]
+    tiles = [Tile("picture" if before is None else "after", "", Image.fromarray(enlarge(picture)))]
+    if before is not None:
+        tiles.insert(0, Tile("before", "", Image.fromarray(enlarge(as_picture(before)))))
     labels = None if truth is None else as_mask(truth)
     if labels is not None:
         tiles.append(Tile("truth", "", _tile(picture, labels, palette)))
