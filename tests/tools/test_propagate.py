@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from vitdense import cli
-from vitdense.data.clips.drifting import render_clip
+from vitdense.data.clips.moving import render_clip
 from vitdense.data.images import read_mask
 from vitdense.pictures import save_palette_png
 from vitdense.videos import Film, read_frames

@@ -34,6 +34,10 @@ def inflate(
         )
     if config.positions == "sincos":
         raise UserError("fixed waves are others in three dimensions than in two: a ViT of sincos can't be inflated")
+    if config.stem != "patch":
+        raise UserError(
+            f'a ViT with the stem "{config.stem}" can\'t be inflated: only strided patches are known as tubelets'
+        )
     tables = "joint" if attention in ("joint", "dot_product") else "divided"
     given = {
         **{name: value for name, value in dict(config).items() if name != "neck_channels"},

@@ -12,7 +12,7 @@ from vitdense.layers.block import Block, BlockOptions
 from vitdense.layers.inflation import Kernel
 from vitdense.layers.space_time import DividedBlock, FactorisedBlock, WindowedDividedBlock, WindowedFactorisedBlock
 from vitdense.layers.space_time_position import TimeInterpolation
-from vitdense.layers.tubelets import TimePadding, TubeletEmbed
+from vitdense.layers.tubelets import TUBELETS, TimePadding, TubeletEmbed
 
 if TYPE_CHECKING:
     from vitdense.backbones.video_vit import VideoViT
@@ -108,8 +108,6 @@ class VideoViTConfig(ViTConfig):
 
     @model_validator(mode="after")
     def _attends(self) -> Self:
-        if self.stem != "patch":
-            raise ValueError(f'clips have no other stem than "patch", given "{self.stem}"')
         if self.neck_channels is not None:
             raise ValueError("neck_channels belong to pictures: leave them out")
         if self.attention in ("joint", "dot_product") and (self.window or self.relations in ("table", "decomposed")):
@@ -160,7 +158,7 @@ class VideoViTConfig(ViTConfig):
 
     def embedding(self) -> TubeletEmbed:
         """What turns clips into patches."""
-        return TubeletEmbed(
+        return TUBELETS[self.stem](
             self.in_channels,
             embed_dim=self.embed_dim,
             patch=self.patch_size,

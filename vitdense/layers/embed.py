@@ -69,15 +69,26 @@ class ConvStem(PatchEmbed):
         self, in_channels: int, *, embed_dim: int, patch: int, norm_eps: float | None = None, bias: bool = True
     ) -> None:
         super().__init__(in_channels, embed_dim=embed_dim, patch=patch, norm_eps=norm_eps, bias=bias)
-        halvings = patch.bit_length() - 1
-        if patch != 2**halvings or halvings < 1:
-            raise UserError(f"a convolution stem needs a patch size of 2, 4, 8, 16 or 32, given {patch}")
-        widths = [max(16, embed_dim >> (halvings - i)) for i in range(1, halvings)] or [max(16, embed_dim // 2)]
+        halvings, widths = count_halvings(patch, "patch size"), stem_widths(patch, embed_dim)
         layers = [*_conv_unit(in_channels, widths[0], stride=2), *_conv_unit(widths[0], widths[0], stride=1)]
         for before, after in pairwise(widths):
             layers += _conv_unit(before, after, stride=2)
         last = nn.Conv2d(widths[-1], embed_dim, kernel_size=3, stride=2 if halvings > 1 else 1, padding=1, bias=bias)
         self.proj = nn.Sequential(*layers, last)
+
+
+def count_halvings(size: int, name: str) -> int:
+    """How often a stem halves to come to patches of `size`; UserError where that is no whole number."""
+    halvings = size.bit_length() - 1
+    if size != 2**halvings or halvings < 1:
+        raise UserError(f"a convolution stem needs a {name} of 2, 4, 8, 16 or 32, given {size}")
+    return halvings
+
+
+def stem_widths(patch: int, embed_dim: int) -> list[int]:
+    """Channels behind each halving of a stem but the last, or behind the only one."""
+    halvings = patch.bit_length() - 1
+    return [max(16, embed_dim >> (halvings - i)) for i in range(1, halvings)] or [max(16, embed_dim // 2)]
 
 
 def _conv_unit(in_channels: int, out_channels: int, *, stride: int) -> list[nn.Module]:

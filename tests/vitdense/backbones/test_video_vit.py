@@ -225,13 +225,38 @@ def test_tables_and_tokens_are_not_decayed() -> None:
         ("vivit_nano_patch8", {"attention": "dot_product"}, 'attention "dot_product" needs an even num_heads'),
         ("vivit_nano_patch8", {"position_tables": "index"}, 'positions "learned" have position_tables "joint" or'),
         ("vivit_nano_patch8", {"attention": "factorised_encoder"}, 'position_tables must be "divided"'),
-        ("vivit_nano_patch8", {"stem": "conv"}, 'clips have no other stem than "patch"'),
+        (
+            "vivit_nano_patch8",
+            {"stem": "conv", "tubelet": 3},
+            "a convolution stem needs a tubelet of 2, 4, 8, 16 or 32",
+        ),
+        (
+            "vivit_nano_patch8",
+            {"stem": "conv", "tubelet": 16},
+            "halves time no more than space: tubelet 16, patch size 8",
+        ),
         ("vjepa2_nano_patch8", {"num_heads": 16}, "rope_axes needs heads of at least 6 channels"),
     ],
 )
 def test_wrong_options_are_named(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         vitdense.create_backbone(name, **options)
+
+
+@pytest.mark.parametrize(("patch", "tubelet"), [(8, 1), (8, 2), (8, 8), (4, 4), (2, 2), (2, 1)])
+@torch.no_grad()
+def test_a_stem_of_convolutions_gives_the_same_levels_and_looks_no_further(patch: int, tubelet: int) -> None:
+    options = {"patch_size": patch, "tubelet": tubelet, "depth": 1}
+    strided = BACKBONES.create("vivit_nano_patch8", options).build()
+    backbone: Any = BACKBONES.create("vivit_nano_patch8", {**options, "stem": "conv"}).build().eval()
+    assert backbone.levels == strided.levels
+    clips = torch.randn(1, 3, 5, 19, 26)
+    assert [each.shape for each in backbone(clips)] == [each.shape for each in strided.eval()(clips)]
+    changed = clips.clone()
+    changed[:, :, 4:, 16:, 24:] += 1.0
+    moved = (backbone.patch_embed(changed) - backbone.patch_embed(clips)).abs().amax(dim=(0, -1))  # (T', H', W')
+    assert moved[4 // tubelet, 16 // patch, 24 // patch] > 0
+    assert moved[0, 0, 0] == 0 or tubelet == 8
 
 
 @torch.no_grad()

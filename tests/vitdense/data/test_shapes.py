@@ -1,5 +1,7 @@
 """The embedded data set: drawn from (seed, index) alone, labels that agree, motion that one frame doesn't show."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from pydantic import ValidationError
 
 from vitdense.contracts import DATA, Split
 from vitdense.data.audit import Audit, survey
-from vitdense.data.clips.circling import DIRECTIONS, render_clip
+from vitdense.data.clips.moving import DIRECTIONS, render_clip
 from vitdense.data.scenes import CLASSES, Scene, render
 from vitdense.data.shapes import ShapeSamples, ShapesConfig
 
@@ -119,18 +121,33 @@ def test_a_clip_depends_on_seed_and_index_alone() -> None:
     assert one.semantic.shape == (4, 48, 48)
 
 
+def test_clips_drift_in_the_direction_they_name() -> None:
+    agree = 0
+    for index in range(24):
+        clip = render_clip(0, index, 64, 6)
+        steps = []
+        for before, after in pairwise(clip.semantic):
+            scores = [np.mean(np.roll(before, move, (0, 1)) == after) for move in moves(5)]
+            steps.append(int(np.argmax(scores)))
+        agree += max(set(steps), key=steps.count) == clip.direction
+    assert agree >= 20
+
+
 def test_clips_set_out_in_the_direction_they_name_and_go_round() -> None:
     """Of eight frames the steps go in all eight directions, whichever comes first: without order they tell nothing."""
     agree = 0
     for index in range(12):
-        clip = render_clip(0, index, 64, 8)
-        for number, (before, after) in enumerate(zip(clip.semantic[:-1], clip.semantic[1:], strict=True)):
-            scores = []
-            for angle in np.arange(len(DIRECTIONS)) * np.pi / 4:
-                moved = np.roll(before, (round(10 * np.sin(angle)), round(10 * np.cos(angle))), (0, 1))
-                scores.append(np.mean(moved == after))
+        clip = render_clip(0, index, 64, 8, course="round")
+        for number, (before, after) in enumerate(pairwise(clip.semantic)):
+            scores = [np.mean(np.roll(before, move, (0, 1)) == after) for move in moves(9)]
             agree += int(np.argmax(scores)) == (clip.direction + number) % len(DIRECTIONS)
     assert agree >= 0.8 * 12 * 7
+
+
+def moves(pixels: int) -> list[tuple[int, int]]:
+    """So many pixels in each of the directions, as rows and columns."""
+    angles = np.arange(len(DIRECTIONS)) * np.pi / 4
+    return [(round(pixels * np.sin(angle)), round(pixels * np.cos(angle))) for angle in angles]
 
 
 def test_one_frame_does_not_show_the_direction() -> None:

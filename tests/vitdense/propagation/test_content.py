@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vitdense import create_backbone
 from vitdense.contracts import Backbone
-from vitdense.data.clips.drifting import render_clip
+from vitdense.data.clips.moving import render_clip
 from vitdense.metrics.video_objects import Floats, score_objects, summarise
 from vitdense.propagation import PropagationConfig, propagate
 

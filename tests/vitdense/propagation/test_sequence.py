@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from vitdense import create_backbone
-from vitdense.data.clips.drifting import render_clip
+from vitdense.data.clips.moving import render_clip
 from vitdense.errors import DataError, UserError
 from vitdense.propagation import PropagationConfig, propagate
 from vitdense.propagation.features import features_of, fitted_size

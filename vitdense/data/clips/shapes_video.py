@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 
 from vitdense.contracts import DATA, Sample, Split
 from vitdense.data.classes.audit import ClassAudit
-from vitdense.data.clips.circling import DIRECTIONS, Clip, render_clip
+from vitdense.data.clips.moving import DIRECTIONS, Clip, Course, render_clip
 from vitdense.data.scenes import CLASSES, Backdrop, both
 from vitdense.data.shapes import PALETTE, ShapeSamples, ShapesConfig
 
@@ -19,8 +19,9 @@ DRAWN = 100
 
 @DATA.register("shapes_video")
 class ShapesVideoConfig(ShapesConfig):
-    """Clips of `frames` frames in which all shapes go round together; the class is the direction they set out in: one
-    of eight, which neither a single frame gives away nor, of a multiple of eight frames, all without their order.
+    """Clips of `frames` frames in which all shapes move together; the class is the direction they set out in: one of
+    eight, which no single frame gives away. Once `round` (`course`), a multiple of eight frames without their order
+    don't either; a `line` shows its axis in any order.
 
     `masks` gives instead which shape is where in each frame. The `backdrop` stands still: hills, which are most of a
     clip and tell nothing of its motion, or plain grey, before which small networks learn it soon.
@@ -32,6 +33,7 @@ class ShapesVideoConfig(ShapesConfig):
     frames: PositiveInt = 8
     masks: bool = False
     backdrop: Backdrop = "hills"
+    course: Course = "round"
     shuffle_frames: bool = False
 
     def build(self, split: Split) -> "ShapeClips":
@@ -70,6 +72,6 @@ class ShapeClips(ShapeSamples):
         return audit
 
     def _drawn(self, number: int) -> Clip:
-        size, stream = both(self.config.size), STREAMS[self.split]
-        plain = self.video.backdrop == "plain"
-        return render_clip(self.config.seed, number, size, self.video.frames, stream=stream, plain=plain)
+        size, stream, plain = both(self.config.size), STREAMS[self.split], self.video.backdrop == "plain"
+        frames, course = self.video.frames, self.video.course
+        return render_clip(self.config.seed, number, size, frames, stream=stream, plain=plain, course=course)

@@ -3,7 +3,7 @@
 import torch
 
 from vitdense.contracts import DATA, Samples, Split
-from vitdense.data.clips.circling import DIRECTIONS
+from vitdense.data.clips.moving import DIRECTIONS
 from vitdense.data.loader import eval_loader, train_loader
 from vitdense.data.scenes import CLASSES
 
