@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from vitdense.inference import InferenceConfig, infer
 from vitdense.model import Model
 from vitdense.predicting import find_pictures, kind_of, predict_files
 
-Tool = Callable[..., int]
 MASKS: dict[str, Any] = {
     "name": "mask_transformer",
     "channels": 32,

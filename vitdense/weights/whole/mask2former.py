@@ -24,7 +24,8 @@ _OURS = (
 )
 _CLASSES = "class_predictor.weight"
 _LEVELS = 3
-_COCO, _COCO_THINGS = 133, 80
+COCO, COCO_THINGS = 133, 80
+"""So many classes COCO's things and stuff are, and so many of them, the first, are things."""
 
 
 def read(checkpoint: Checkpoint) -> Whole:
@@ -72,10 +73,10 @@ def options_of_masks(config: Mapping[str, Any], classes: int) -> dict[str, Any]:
     """What config.json says of the losses, and of COCO's 133 classes which are stuff."""
     costs = {name: float(config.get(f"{theirs}_weight", otherwise)) for name, theirs, otherwise in _COSTS}
     named = named_classes(config, classes)
-    coco = classes == _COCO and named[0] == "person"
+    coco = classes == COCO and named[0] == "person"
     return {
         "num_classes": classes,
-        "stuff": tuple(range(_COCO_THINGS, _COCO)) if coco else (),
+        "stuff": tuple(range(COCO_THINGS, COCO)) if coco else (),
         "matcher": costs,
         **{f"{name}_weight": cost for name, cost in costs.items()},
         "nothing_weight": float(config.get("no_object_weight", 0.1)),
