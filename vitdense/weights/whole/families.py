@@ -72,12 +72,14 @@ def read_whole(source: Source, architecture: str | None = None) -> Whole:
         (deformable_detr.is_of, deformable_detr.read_original),
         (rtdetr_original.is_of, rtdetr_original.read_original),
         (eomt.is_of, eomt.read_original),
+        (mask2former.is_of, mask2former.read_original),
     ):
         if kind is None and signed(checkpoint.state):
             return read(checkpoint)
     named = f"a {kind}" if kind is not None else f"of keys that begin with {sorted(checkpoint.state)[:4]}"
     raise WeightsError(
         f"{checkpoint.source} is {named}: whole models that are known here are transformers' {', '.join(kinds)}, "
-        "mmseg's UperNet, the authors' DPT, DETR, Deformable DETR, RT-DETR, D-FINE and EoMT, and open_clip's; "
+        "mmseg's UperNet, the authors' DPT, DETR, Deformable DETR, RT-DETR, D-FINE, Mask2Former and EoMT, and "
+        "open_clip's; "
         "weights of a backbone go to create_backbone(name, weights=...)"
     )

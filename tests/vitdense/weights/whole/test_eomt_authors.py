@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.layers import LayerNorm2d
+from timm.layers.mlp import SwiGLUPacked
+from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 import vitdense
@@ -112,7 +113,7 @@ def saved(theirs: Training, folder: Path, **changed: Tensor) -> Path:
 KINDS: dict[str, dict[str, Any]] = {
     "patches of 16": {},
     "patches of 8": {"patch": 8, "size": 48, "blocks": 3, "upscale": 1},
-    "gated": {"mlp_ratio": 3.0, "mlp_layer": timm.layers.SwiGLUPacked, "act_layer": nn.SiLU},
+    "gated": {"mlp_ratio": 3.0, "mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU},
 }
 
 
