@@ -164,9 +164,10 @@ class Clip(ContrastiveHead):
         return losses
 
     def predict(self, outputs: Outputs, batch: Batch) -> Predictions:
-        """Embeddings of each picture and of its captions."""
-        images, texts = outputs["image_embeddings"].float(), outputs["text_embeddings"].float()
-        counts = [len(captions) for captions in batch["captions"]]
+        """Embeddings of each picture and of its captions, if there are any."""
+        images = outputs["image_embeddings"].float()
+        texts = outputs.get("text_embeddings", images[:0]).float()
+        counts = [len(captions) for captions in batch.get("captions", [[]] * len(images))]
         return [Embeddings(image, own) for image, own in zip(images, torch.split(texts, counts), strict=True)]
 
 

@@ -1,6 +1,6 @@
 """Several heads on one trunk, each with a task, a weight and predictions of its own: a recipe's `heads:`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Self
 
 from pydantic import Field, NonNegativeFloat
@@ -31,10 +31,11 @@ class TasksConfig(HeadConfig):
 
     def for_classes(self, count: int) -> Self:
         """Each head for so many classes; what counts none doesn't mind."""
-        tasks = {
-            name: task.model_copy(update={"head": task.head.for_classes(count)}) for name, task in self.tasks.items()
-        }
-        return self.model_copy(update={"tasks": tasks})
+        return self._each(lambda head: head.for_classes(count))
+
+    def for_things(self, things: tuple[bool, ...]) -> Self:
+        """Each head for classes of which these are of things."""
+        return self._each(lambda head: head.for_things(things))
 
     def tokenizer(self) -> Tokenizer | None:
         """That of the head that reads captions; UserError where two do, since a batch has tokens of one kind."""
@@ -50,6 +51,10 @@ class TasksConfig(HeadConfig):
     def build_for(self, backbone: Backbone) -> "Tasks":
         """All heads for this backbone."""
         return Tasks(self, {name: task.head.build_for(backbone) for name, task in self.tasks.items()})
+
+    def _each(self, change: Callable[[HeadConfig], HeadConfig]) -> Self:
+        tasks = {name: task.model_copy(update={"head": change(task.head)}) for name, task in self.tasks.items()}
+        return self.model_copy(update={"tasks": tasks})
 
 
 class Tasks(Head):
@@ -105,16 +110,10 @@ class Tasks(Head):
         return {
             f"loss_{name}_{kind.removeprefix('loss_')}": self.loss_weights[name] * value
             for name, head in self.tasks.items()
-            for kind, value in head.losses(_of(name, outputs), batch).items()
+            for kind, value in head.losses(self.outputs_of(name, outputs), batch).items()
         }
 
     def predict(self, outputs: Outputs, batch: Batch) -> Predictions:
         """{task: prediction} for each picture."""
-        found = {name: head.predict(_of(name, outputs), batch) for name, head in self.tasks.items()}
+        found = {name: head.predict(self.outputs_of(name, outputs), batch) for name, head in self.tasks.items()}
         return [dict(zip(found, each, strict=True)) for each in zip(*found.values(), strict=True)]
-
-
-def _of(name: str, outputs: Outputs) -> Outputs:
-    """The outputs of one task under their own names."""
-    prefix = f"{name}."
-    return {key.removeprefix(prefix): value for key, value in outputs.items() if key.startswith(prefix)}

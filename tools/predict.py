@@ -11,11 +11,11 @@ from rich.progress import track
 from vitdense import cli
 from vitdense.explaining.files import explain_files
 from vitdense.loading import load_model
-from vitdense.predicting import find_pictures, kind_of, predict_files, read_image_ids
+from vitdense.predicting import find_pictures, predict_files, read_image_ids
 
 
 def main(arguments: list[str]) -> int:
-    """Writes masks/*.png, depth/*.png (mm) or predictions.json (COCO), and overlays; exit code 2 for bad files."""
+    """Writes masks/*.png, depth/*.png (mm), predictions.json or panoptic.json (COCO), and overlays; 2 for bad files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", help="such as runs/shapes_swin/best")
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures, videos (with PyAV), or folders of them")
@@ -46,11 +46,11 @@ def main(arguments: list[str]) -> int:
         track=lambda files: track(files, "predict", total=len(found), console=console),
     )
     if options.json:
-        print(cli.to_json({"written": len(done.written), "skipped": done.skipped, "out": str(options.out)}))
+        facts = {"written": len(done.written), "skipped": done.skipped, "out": str(options.out), "silent": done.silent}
+        print(cli.to_json(facts))
         return cli.DONE
-    print(f"{len(done.written)} files -> {options.out / kind_of(model)} and {options.out / 'overlays'}")
-    for reason in done.skipped:
-        print(f"skipped: {reason}")
+    print(f"{len(done.written)} files -> {', '.join(map(str, done.places))}, and overlays beside")
+    print("".join(f"{reason}\n" for reason in [*done.silent, *(f"skipped: {each}" for each in done.skipped)]), end="")
     return cli.DONE
 
 

@@ -20,11 +20,11 @@ def load_model(
     """A trained model in eval mode, from its checkpoint folder (`runs/x/best`) or as others publish it.
 
     Published are folders that transformers' save_pretrained wrote (UperNet, DPT, DETR and its kin, Mask2Former, EoMT,
-    CLIP and SigLIP),
-    "hf/<repo>", and files under the names of mmseg's UperNet and of the authors of DPT, the DETRs and CLIP; of
-    open_clip folders, files, "open_clip/<model>/<tag>", and with fresh weights "open_clip/<model>". `overrides` change
-    the recipe of a checkpoint, such as "inference.mode=sliding", whose EMA weights are taken where the run kept them; a
-    published model has `inference`, and a file of open_clip's that doesn't say all of itself "architecture=<model>".
+    CLIP and SigLIP), "hf/<repo>", and files under the names of mmseg's UperNet and of the authors of DPT, the DETRs,
+    Mask2Former, EoMT and CLIP; of open_clip folders, files, "open_clip/<model>/<tag>", and with fresh weights
+    "open_clip/<model>". `overrides` change the recipe of a checkpoint, such as "inference.mode=sliding", whose EMA
+    weights are taken where the run kept them; a published model has `inference`, and a file of open_clip's that doesn't
+    say all of itself "architecture=<model>".
     """
     if isinstance(path, str | Path):
         folder = Path(path)

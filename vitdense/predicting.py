@@ -1,37 +1,37 @@
-"""Predictions for files, folders and videos: masks, depth maps, things or classes, and overlays."""
+"""Predictions for files, folders and videos: masks, depth maps, things, segments or classes, and overlays."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from vitdense import pictures, videos
-from vitdense.coco_json import Id, Result, to_results, write_results
+from vitdense import videos
+from vitdense.coco_json import Id
 from vitdense.data.images import SUFFIXES, read_image
 from vitdense.errors import DataError, UserError
 from vitdense.model import Model
-from vitdense.predicting_clips import ClassWriter, predict_frames
+from vitdense.predicting_clips import predict_clips
 from vitdense.predicting_pairs import predict_pairs
+from vitdense.writing import Shot, Writer, writer_of
 
 Pixels = NDArray[np.uint8]
 
-
-RESULTS = "predictions.json"
-CLASSES = "classes.csv"
+_SILENT = "compares pictures with texts, and says nothing of a picture alone: tools/zero_shot.py asks it"
 
 
 @dataclass
 class Predicted:
-    """What was written, and which files could not be read, with the reason."""
+    """What was written, and where to; which files could not be read, with the reason; and which tasks give nothing."""
 
     written: list[Path] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    places: list[Path] = field(default_factory=list)
+    silent: list[str] = field(default_factory=list)
 
 
 def find_pictures(paths: Sequence[Path]) -> dict[Path, Path]:
@@ -57,12 +57,11 @@ def find_pictures(paths: Sequence[Path]) -> dict[Path, Path]:
 
 
 def kind_of(model: Model) -> str:
-    """Where a model's results go: a folder, or a file for all things of all pictures."""
-    if model.head.detects:
-        return RESULTS
-    if model.head.classifies:
-        return CLASSES
-    return "depth" if model.head.dense == "depth" else "masks"
+    """Where the results of a model of one task go: a folder, or a file for all things of all pictures."""
+    writer = writer_of(model.head)
+    if writer is None:
+        raise UserError(f"head {type(model.head).__name__} {_SILENT}")
+    return writer.kind
 
 
 def predict_files(
@@ -77,27 +76,28 @@ def predict_files(
     """Write out/masks/NAME.png (out/depth/NAME.png in millimetres) and out/overlays/NAME.jpg for each picture.
 
     Of a video, NAME/000000.png and so on for its frames, and out/overlays/NAME.mp4, depth beside the frames. Things go
-    into one out/predictions.json, COCO's list of results, whose pictures are numbered by `image_ids` (by file name; one
-    that it lacks is a fault), or named by where their results go. Classes go into one out/classes.csv, a row for each
-    picture and each clip of a video. A file that can't be read stops, or is counted.
+    into one out/predictions.json, COCO's list of results; segments into out/panoptic/NAME.png and out/panoptic.json,
+    COCO's panoptic form. Pictures are numbered there by `image_ids` (by file name; one that it lacks is a fault), or
+    named by where their results go. Classes go into one out/classes.csv, a row for each picture and each clip of a
+    video. Of several tasks each has all this in out/TASK. A file that can't be read stops, or is counted.
     """
     if model.head.compares:
-        return Predicted(*predict_pairs(model, found, out, skip_bad=skip_bad, track=track))
-    writer = _Writer(model, out, image_ids)
-    done = Predicted()
+        return Predicted(*predict_pairs(model, found, out, skip_bad=skip_bad, track=track), places=[out / "masks"])
+    writers = _Writers(model, out, image_ids)
+    done = Predicted(places=writers.places(), silent=writers.silent)
     for file in track(found):
         try:
             if file.suffix.lower() in videos.SUFFIXES:
-                writer.film(file, found[file])
+                writers.film(file, found[file])
             else:
-                writer.read(file, found[file])
+                writers.read(file, found[file])
         except DataError as error:
             if not skip_bad:
                 raise
             done.skipped.append(str(error))
             continue
         done.written.append(file)
-    writer.finish()
+    writers.finish()
     return done
 
 
@@ -110,83 +110,64 @@ def read_image_ids(path: Path) -> dict[str, Id]:
         raise DataError(f"{path}: no COCO file with images that have file_name and id ({error!r})") from None
 
 
-class _Writer:
-    """Predicts pictures, and writes what a model of this kind gives."""
+class _Writers:
+    """Predicts pictures and videos, and hands what each head gives to its writer; "" is the task of a lone head."""
 
     def __init__(self, model: Model, out: Path, image_ids: Mapping[str, Id] | None) -> None:
-        self.model, self.out, self.kind, self.image_ids = model, out, kind_of(model), image_ids
-        self.results: list[Result] = []
-        self.classes = ClassWriter(model, out, CLASSES) if model.head.classifies else None
+        self.model, self.image_ids = model, image_ids
+        self.several = bool(model.head.tasks)
+        self.models = {task: model.alone(task) for task in model.head.tasks} if self.several else {"": model}
+        kinds = {task: writer_of(alone.head) for task, alone in self.models.items()}
+        self.writers: dict[str, Writer] = {
+            task: kind(self.models[task], out / task) for task, kind in kinds.items() if kind is not None
+        }
+        self.silent = [f"task {task} {_SILENT}" for task, kind in kinds.items() if kind is None and task]
+        if not self.writers:
+            raise UserError(f"{type(model.head).__name__}: no head has results to write; it {_SILENT}")
+
+    def places(self) -> list[Path]:
+        """The folder or file that each task's results go to."""
+        return [writer.out / writer.kind for writer in self.writers.values()]
 
     def finish(self) -> None:
         """Write what is written once."""
-        if self.classes is not None:
-            self.classes.finish()
-        if self.model.head.detects:
-            self.out.mkdir(parents=True, exist_ok=True)
-            write_results(self.results, self.out / RESULTS)
+        for writer in self.writers.values():
+            writer.finish()
 
     def read(self, file: Path, target: Path) -> None:
         """One picture in a file."""
-        if self.classes is not None:
-            self.classes.picture(file, read_image(file), self._place("overlays", target, ".jpg"))
-            return
-        number: Id = target.as_posix()
-        if self.image_ids is not None:
-            if file.name not in self.image_ids:
-                raise DataError(f"{file}: the COCO file that ids are taken from has no picture of this name")
-            number = self.image_ids[file.name]
+        number = self._number(file, target)
         image = read_image(file)
-        self.write(image, self.model.predict([image])[0].cpu(), target, number)
-
-    def write(self, image: Pixels, found: Any, target: Path, number: Id) -> Tensor:
-        """image: (H, W, 3) and its prediction, which is written -> that (H, W), or the overlay of its things
-        (H, W, 3)."""
-        if self.model.head.detects:
-            self.results += to_results(found, number)
-            drawn = pictures.draw_likely(image, found, self.model.classes, self.model.palette)
-            drawn.save(self._place("overlays", target, ".jpg"), quality=92)
-            return torch.from_numpy(np.array(drawn))
-        result: Tensor = found.classes() if self.model.head.segments else found
-        file, overlay = self._place(self.kind, target, ".png"), self._place("overlays", target, ".jpg")
-        if self.kind == "depth":
-            result = result.float()
-            pictures.save_depth_png(result, file)
-            panel = pictures.depth_panel(image, None, result)
-        else:
-            result = result.to(torch.int16)
-            pictures.save_palette_png(result, self.model.palette, file)
-            panel = pictures.panel(image, None, result, self.model.classes, self.model.palette)
-        panel.save(overlay, quality=92)
-        return result
+        found = self._look(image)
+        for task, writer in self.writers.items():
+            writer.picture(Shot(image, file, target, number), found[task])
 
     def film(self, file: Path, target: Path) -> None:
-        """Every frame as a picture, and all of them as a film whose colours mean the same throughout."""
-        if self.classes is not None:
-            self.classes.film(file, self._place("overlays", target, ".mp4"))
-            return
-        scale: tuple[float, float] | None = None
-        with videos.Film(self._place("overlays", target, ".mp4"), videos.frame_rate(file)) as film:
-            for number, (frame, found) in enumerate(self._of_frames(file)):
-                place = target / f"{number:06d}"
-                result = self.write(frame, found, place, place.as_posix())
-                if self.model.head.detects:
-                    film.add(result.numpy())
-                    continue
-                if self.kind == "masks":
-                    film.add(np.asarray(pictures.overlay(frame, result, self.model.palette)))
-                    continue
-                metres = result.numpy()
-                scale = scale or pictures.depth_range(metres)
-                film.add(np.concatenate([frame, pictures.colour_depth(metres, *scale)], axis=1))
-
-    def _of_frames(self, file: Path) -> Iterable[tuple[Pixels, Any]]:
-        """Every frame with its prediction."""
+        """All frames of a video; heads that look at clips go through it one by one, since their clips differ."""
+        rate = videos.frame_rate(file)
         if self.model.takes_clips:
-            return predict_frames(self.model, file)
-        return ((frame, self.model.predict([frame])[0].cpu()) for frame in videos.read_frames(file))
+            for task, writer in self.writers.items():
+                with writer.film(file, target, rate) as add:
+                    for frames, found in predict_clips(self.models[task], file):
+                        add(frames, found)
+            return
+        with ExitStack() as films:
+            adders = {
+                task: films.enter_context(writer.film(file, target, rate)) for task, writer in self.writers.items()
+            }
+            for frame in videos.read_frames(file):
+                seen = self._look(frame)
+                for task, add in adders.items():
+                    add([frame], seen[task])
 
-    def _place(self, kind: str, target: Path, suffix: str) -> Path:
-        path = self.out / kind / target
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.with_name(path.name + suffix)
+    def _look(self, image: Pixels) -> dict[str, Any]:
+        """image: (H, W, 3) -> the prediction of each task, on the CPU."""
+        found = self.model.predict([image])[0]
+        return {task: (found[task] if self.several else found).cpu() for task in self.writers}
+
+    def _number(self, file: Path, target: Path) -> Id:
+        if self.image_ids is None:
+            return target.as_posix()
+        if file.name not in self.image_ids:
+            raise DataError(f"{file}: the COCO file that ids are taken from has no picture of this name")
+        return self.image_ids[file.name]

@@ -1,99 +1,18 @@
-"""Predictions of models that look at several frames at once, and of those that name one class of the whole."""
+"""Predictions of videos by models that look at several frames at once."""
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitdense import pictures, videos
+from vitdense import videos
 from vitdense.errors import UserError
 from vitdense.model import Model
 
 Pixels = NDArray[np.uint8]
-
-BEST = 5
-SHOWN = 3
-"""So many classes are written, and drawn."""
-
-
-class Named(NamedTuple):
-    """What a picture, or the frames [start, end) of a video, is likely to be, the likeliest first."""
-
-    file: Path
-    start: int
-    end: int
-    classes: tuple[str, ...]
-    scores: tuple[float, ...]
-
-
-class ClassWriter:
-    """Names pictures and videos by class: rows of one table, and overlays."""
-
-    def __init__(self, model: Model, out: Path, table: str) -> None:
-        self.model, self.out, self.table = model, out, table
-        self.rows: list[Named] = []
-
-    def finish(self) -> None:
-        """Write the table: file, start and end frame, and for each of the best classes its name and score."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        best = range(1, 1 + min(BEST, len(self.model.classes)))
-        with (self.out / self.table).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            columns = [f"{kind}{place}" for place in best for kind in ("class", "score")]
-            writer.writerow(["file", "start_frame", "end_frame", *columns])
-            for row in self.rows:
-                pairs = [
-                    part for name, score in zip(row.classes, row.scores, strict=True) for part in (name, f"{score:.4f}")
-                ]
-                writer.writerow([row.file, row.start, row.end, *pairs])
-
-    def picture(self, file: Path, image: Pixels, overlay: Path) -> None:
-        """One picture (H, W, 3)."""
-        named = self._named(file, 0, 1, self._probabilities(image))
-        self.rows.append(named)
-        _save(image, named, overlay)
-
-    def film(self, file: Path, overlay: Path) -> None:
-        """A row for each clip of a video, and one for all of it, by the mean of its clips' probabilities; the overlay
-        names each clip."""
-        start, total = 0, torch.zeros(len(self.model.classes))
-        rows: list[Named] = []
-        with videos.Film(overlay, videos.frame_rate(file)) as film:
-            for part in videos.read_parts(file, self._span()):
-                found = self._probabilities(self._clip(part))
-                rows.append(self._named(file, start, start + len(part), found))
-                total, start = total + found * len(part), start + len(part)
-                for frame in part:
-                    film.add(pictures.draw_classes(frame, rows[-1].classes[:SHOWN], rows[-1].scores[:SHOWN]))
-        whole = [self._named(file, 0, start, total / start)] if len(rows) != 1 else []
-        self.rows += whole + rows
-
-    def _span(self) -> int:
-        """So many frames of a video make one clip."""
-        if not self.model.takes_clips:
-            return 1
-        return frames_of(self.model) * self.model.inference.frame_stride
-
-    def _clip(self, part: list[Pixels]) -> Pixels:
-        """Frames of a video -> what the model looks at: the picture, or a clip (T, H, W, 3), the last frame held."""
-        if not self.model.takes_clips:
-            return part[0]
-        chosen = part[:: self.model.inference.frame_stride]
-        return np.stack(chosen + [part[-1]] * (frames_of(self.model) - len(chosen)))
-
-    def _probabilities(self, given: Pixels) -> Tensor:
-        logits: Tensor = self.model.predict([given])[0]
-        return logits.float().softmax(dim=-1).cpu()
-
-    def _named(self, file: Path, start: int, end: int, probabilities: Tensor) -> Named:
-        best = probabilities.topk(min(BEST, len(probabilities)))
-        names = tuple(self.model.classes[index] for index in best.indices.tolist())
-        return Named(file, start, end, names, tuple(best.values.tolist()))
 
 
 def frames_of(model: Model) -> int:
@@ -101,6 +20,16 @@ def frames_of(model: Model) -> int:
     if model.inference.frames is None:
         raise UserError("a model of clips reads videos by inference.frames: set how many frames it learnt from")
     return model.inference.frames
+
+
+def predict_clips(model: Model, file: Path) -> Iterator[tuple[Sequence[Pixels], Any]]:
+    """All frames (H, W, 3) of a video in turn, with their prediction on the CPU: clip by clip where the head names one
+    class of the whole, else each frame with its own."""
+    if model.head.classifies:
+        yield from _name_clips(model, file)
+        return
+    for frame, found in predict_frames(model, file):
+        yield [frame], found
 
 
 def predict_frames(model: Model, file: Path) -> Iterator[tuple[Pixels, Tensor]]:
@@ -118,7 +47,11 @@ def predict_frames(model: Model, file: Path) -> Iterator[tuple[Pixels, Tensor]]:
         before = part
 
 
-def _save(image: Pixels, named: Named, overlay: Path) -> None:
-    from PIL import Image
-
-    Image.fromarray(pictures.draw_classes(image, named.classes[:SHOWN], named.scores[:SHOWN])).save(overlay, quality=92)
+def _name_clips(model: Model, file: Path) -> Iterator[tuple[list[Pixels], Tensor]]:
+    """Logits (K,) of clips that the model sees every inference.frame_stride-th frame of; the last frame is held where
+    the last clip is too short."""
+    length, stride = frames_of(model), model.inference.frame_stride
+    for part in videos.read_parts(file, length * stride):
+        chosen = part[::stride]
+        clip = chosen + [part[-1]] * (length - len(chosen))
+        yield part, model.predict([np.stack(clip)])[0].cpu()

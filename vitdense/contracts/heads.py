@@ -1,7 +1,7 @@
 """The face of every head: features in, predictions out, with their losses."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Literal, Protocol, Self
 
 import torch
@@ -65,6 +65,8 @@ class Head(nn.Module, ABC):
     """Whether predictions are Segments."""
     compares: bool = False
     """Whether clips are pairs of pictures, each with one output by pixel for both: (B, K, h, w)."""
+    stuff: Set[int] = frozenset()
+    """The class indices that are no things, where the head tells the two apart."""
     reads: Literal["maps", "vector", "tokens", "blocks"] = "maps"
     """What `forward` is given of the backbone: its maps, the one vector (B, C) of `embed`, or the tokens (B, P + N, C)
     of the last layer, prefix first; or what the head's own `look` makes of its last blocks."""
@@ -79,6 +81,11 @@ class Head(nn.Module, ABC):
     def tasks(self) -> Mapping[str, "Head"]:
         """The heads that this one consists of, by the name of their task; none for one that is just a head."""
         return {}
+
+    def outputs_of(self, task: str, outputs: Outputs) -> Outputs:
+        """Of the outputs, which are called "<task>.<name>" here, those of one of `tasks` under its own names."""
+        prefix = f"{task}."
+        return {key.removeprefix(prefix): value for key, value in outputs.items() if key.startswith(prefix)}
 
     def look(self, backbone: Backbone, images: Tensor, batch: Batch | None = None) -> list[Tensor]:
         """images: (B, C, H, W), normalised -> what the head `reads` of the backbone; the batch that they are of says

@@ -26,8 +26,7 @@ def read_off(model: PredictingModel, batch: Batch, config: InferenceConfig) -> P
     height, width = images.shape[-2:]
     views = [(scale, flipped) for scale in config.scales for flipped in ((False, True) if config.flip else (False,))]
     if len(views) == 1:
-        view: Batch = {**batch, "images": resize_images(images, fit((height, width), config, config.scales[0]))}
-        view["lean"] = all(size == (height, width) == view["images"].shape[-2:] for size in batch["sizes"])
+        view = only_view(batch, config)
         outputs: Outputs = model(view) if config.mode == "whole" else {name: _slide(model, view, config)}
         return model.head.predict(outputs, batch)
     total: Tensor | None = None
@@ -43,6 +42,14 @@ def read_off(model: PredictingModel, batch: Batch, config: InferenceConfig) -> P
     if name == "logits":
         mean = mean.clamp_min_(torch.finfo(mean.dtype).tiny).log_()  # log of 0 would poison neighbours when resized
     return model.head.predict({name: mean}, batch)
+
+
+def only_view(batch: Batch, config: InferenceConfig) -> Batch:
+    """The batch with its images resized as `config` says, for heads that read their outputs themselves."""
+    images = batch["images"]
+    own = (images.shape[-2], images.shape[-1])
+    resized = resize_images(images, fit(own, config, config.scales[0]))
+    return {**batch, "images": resized, "lean": all(size == own == resized.shape[-2:] for size in batch["sizes"])}
 
 
 def _dense(model: PredictingModel) -> str:

@@ -45,8 +45,18 @@ def make_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
     return tuple(_from_oklch(*grid[index].tolist()) for index in chosen[:num_classes])
 
 
-def overlay(image: Image.Image | ArrayLike, mask: ArrayLike, palette: Palette, *, alpha: float = 0.62) -> Image.Image:
-    """The picture (H, W, 3) in grey under the mask's (H, W) colours, outlined in white; ignored pixels are hatched."""
+def overlay(
+    image: Image.Image | ArrayLike,
+    mask: ArrayLike,
+    palette: Palette,
+    *,
+    segments: ArrayLike | None = None,
+    alpha: float = 0.62,
+) -> Image.Image:
+    """The picture (H, W, 3) in grey under the mask's (H, W) colours, outlined in white; ignored pixels are hatched.
+
+    segments: (H, W) ids of what is outlined instead of classes.
+    """
     picture, labels = as_picture(image), as_mask(mask)
     _check(picture, labels, palette)
     grey = np.asarray(Image.fromarray(picture).convert("L"), dtype=np.float32)[..., None]  # (H, W, 1)
@@ -54,7 +64,7 @@ def overlay(image: Image.Image | ArrayLike, mask: ArrayLike, palette: Palette, *
     fill = colours[labels]  # (H, W, 3); IGNORE, -1, picks the last row
     fill[labels == IGNORE] = hatch(labels.shape)[labels == IGNORE]
     blended = grey + (fill - grey) * alpha
-    edge = outlines(labels)
+    edge = outlines(labels if segments is None else segments)
     blended[edge] += (255 - blended[edge]) * 0.8
     return Image.fromarray(np.rint(blended).astype(np.uint8))
 
@@ -76,9 +86,13 @@ def panel(
     palette: Palette,
     *,
     before: Image.Image | ArrayLike | None = None,
+    segments: ArrayLike | None = None,
 ) -> Image.Image:
     """Picture, truth (where there is one) and prediction side by side, above a legend of the classes that occur; of a
-    pair the picture `before` as well."""
+    pair the picture `before` as well.
+
+    segments: (H, W) ids of what is outlined in the prediction instead of classes.
+    """
     picture, guess = as_picture(image), as_mask(prediction)
     tiles = [Tile("picture" if before is None else "after", "", Image.fromarray(enlarge(picture)))]
     if before is not None:
@@ -86,7 +100,7 @@ def panel(
     labels = None if truth is None else as_mask(truth)
     if labels is not None:
         tiles.append(Tile("truth", "", _tile(picture, labels, palette)))
-    tiles.append(Tile("prediction", _accuracy(labels, guess), _tile(picture, guess, palette)))
+    tiles.append(Tile("prediction", _accuracy(labels, guess), _tile(picture, guess, palette, segments)))
     present = np.unique(guess if labels is None else np.concatenate([labels.ravel(), guess.ravel()]))
     entries = [(classes[index], palette[index]) for index in present.tolist() if index != IGNORE]
     return _lay_out(tiles, entries, ignored=bool((present == IGNORE).any()))
@@ -131,9 +145,11 @@ def _accuracy(truth: Mask | None, prediction: Mask) -> str:
     return f"{(truth == prediction)[labelled].mean():.1%} of pixels right"
 
 
-def _tile(picture: Pixels, labels: Mask, palette: Palette) -> Image.Image:
+def _tile(picture: Pixels, labels: Mask, palette: Palette, segments: ArrayLike | None = None) -> Image.Image:
     _check(picture, labels, palette)
-    return overlay(enlarge(picture), enlarge(labels, Image.Resampling.NEAREST), palette)
+    large, nearest = enlarge(picture), Image.Resampling.NEAREST
+    ids = None if segments is None else enlarge(as_mask(segments), nearest)
+    return overlay(large, enlarge(labels, nearest), palette, segments=ids)
 
 
 def _lay_out(

@@ -1,6 +1,7 @@
-"""transformers' EomtForUniversalSegmentation on DINOv2 with registers, and EomtDinov3ForUniversalSegmentation."""
+"""EoMT on DINOv2 with registers, as transformers saves it and as its authors do, and transformers' on DINOv3."""
 
 from collections.abc import Mapping
+from math import isqrt
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from vitdense.errors import WeightsError
 from vitdense.weights.contents import Checkpoint
 from vitdense.weights.whole.deformable_detr import renamed
 from vitdense.weights.whole.inference import of_segments
-from vitdense.weights.whole.mask2former import options_of_masks
+from vitdense.weights.whole.mask2former import COCO, COCO_THINGS, options_of_masks
 from vitdense.weights.whole.parts import Part, Parts, Whole, count_of, expect, first, named_classes, square
 
 _HEAD = (
@@ -24,8 +25,22 @@ _DINOV2 = (
     (r"\.attention\.out_proj\.", ".attention.o_proj."),
 )
 _DINOV3 = ((r"^layers\.", "layer."), (r"^layernorm\.", "norm."))
+# From the authors' names, under which the ViT has those of timm, to transformers' heads and ours.
+_AUTHORS = (
+    (r"^network\.", ""),
+    (r"^encoder\.backbone\.", "backbone."),
+    (r"^q\.", "query."),
+    (r"^class_head\.", "class_predictor."),
+    *((rf"^mask_head\.{2 * i}\.", f"mask_head.fc{i + 1}.") for i in range(3)),
+)
 _BACKBONE = ("embeddings.", "layers.", "layernorm.", "rope_embeddings.")
 _CHANCES, _CLASSES = "attn_mask_probs", "class_predictor.weight"
+_PATCHES, _POSITIONS, _HIDDEN = "patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc2.weight"
+
+
+def is_of(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are the names of the authors' EoMT."""
+    return any(f"{root}q.weight" in state and f"{root}class_head.weight" in state for root in ("network.", ""))
 
 
 def read(checkpoint: Checkpoint) -> Whole:
@@ -62,6 +77,54 @@ def read_dinov3(checkpoint: Checkpoint) -> Whole:
     return _whole(checkpoint, parts, body, "dinov3_base_patch16", extra)
 
 
+def read_original(checkpoint: Checkpoint) -> Whole:
+    """The parts of a file of the authors' on DINOv2, which says nothing of itself but by its tensors: heads of 64
+    channels and square pictures are taken for granted, as in all that they published, and 133 classes for COCO's. What
+    they published on DINOv3 are differences from weights that aren't in the file, which WeightsError says."""
+    parts = Parts(checkpoint.source, renamed(checkpoint.state, _AUTHORS))
+    body = parts.take("backbone.", strip="backbone.")
+    if _PATCHES not in body and any(key.startswith("patch_embed.patch_embeddings.") for key in body):
+        raise WeightsError(
+            f"{checkpoint.source} is an EoMT on DINOv3, of which its authors publish differences from DINOv3's own "
+            "weights: take what transformers made of both"
+        )
+    missing = sorted({_PATCHES, _POSITIONS, _HIDDEN} - body.keys())
+    if missing:
+        raise WeightsError(f"{checkpoint.source} lacks {first(missing)} of its EoMT's ViT: it has {first(body)}")
+    facts = parts.take("encoder.pixel_")
+    registers, patch = body.get("reg_token"), body[_PATCHES].shape[-1]
+    cells = body[_POSITIONS].shape[1]
+    if isqrt(cells) ** 2 != cells:
+        raise WeightsError(f"{checkpoint.source} has positions for {cells} patches; known here: squares")
+    size, width, hidden = isqrt(cells) * patch, body[_PATCHES].shape[0], body[_HIDDEN].shape[1]
+    gated = len(body["blocks.0.mlp.fc1.weight"]) == 2 * hidden
+    network = {
+        "embed_dim": width,
+        "depth": count_of(body, r"blocks\.(\d+)\."),
+        "num_heads": width // 64,
+        "patch_size": patch,
+        "image_size": size,
+        "num_registers": 0 if registers is None else registers.shape[1],
+        "mlp_ratio": hidden / width,
+        "mlp": "gated" if gated else "plain",
+        "activation": "silu" if gated else "gelu",
+    }
+    statistics = {kind: facts[f"encoder.pixel_{kind}"].flatten().tolist() for kind in ("mean", "std")}
+    head, options = _head(checkpoint, parts)
+    if options["num_classes"] == COCO:
+        options["stuff"] = tuple(range(COCO_THINGS, COCO))
+    return Whole(
+        checkpoint.source,
+        "dinov2_base_patch14_reg",
+        network,
+        Checkpoint(body, checkpoint.source, {"pretrained_cfg": statistics}),
+        Part("eomt", options, head),
+        classes=named_classes({}, options["num_classes"]),
+        # The longer side is brought to the size of training.
+        inference={"short_side": size, "long_max": size},
+    )
+
+
 def _whole(
     checkpoint: Checkpoint, parts: Parts, body: dict[str, Tensor], backbone: str, extra: Mapping[str, Any]
 ) -> Whole:
@@ -69,20 +132,7 @@ def _whole(
     registers = body.get("embeddings.register_tokens")
     if registers is not None and not registers.shape[1]:
         del body["embeddings.register_tokens"]
-    masking = _masking(checkpoint, parts.state.pop(_CHANCES, None))
-    parts.take("criterion.")
-    head = parts.take("query.", "upscale.", "mask_head.", "class_predictor.")
-    parts.finish()
-    if _CLASSES not in head:
-        raise WeightsError(f"{checkpoint.source} lacks {_CLASSES} of its EoMT: it has {first(head)}")
-    classes = len(head[_CLASSES]) - 1
-    options = {
-        **options_of_masks(config, classes),
-        "num_queries": len(head["query.weight"]),
-        "blocks": config.get("num_blocks", 4),
-        "upscale_blocks": count_of(head, r"upscale\.(\d+)\."),
-        "masking": masking,
-    }
+    head, options = _head(checkpoint, parts)
     network = {
         "embed_dim": config.get("hidden_size", 1024),
         "depth": config.get("num_hidden_layers", 24),
@@ -103,9 +153,27 @@ def _whole(
         network,
         weights,
         Part("eomt", options, head),
-        classes=named_classes(config, classes),
+        classes=named_classes(config, options["num_classes"]),
         inference=of_segments(checkpoint),
     )
+
+
+def _head(checkpoint: Checkpoint, parts: Parts) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The head's tensors and options; of the file nothing is left then."""
+    chances = parts.state.pop(_CHANCES, None)
+    masking = _masking(checkpoint, chances)
+    parts.take("criterion.")
+    head = parts.take("query.", "upscale.", "mask_head.", "class_predictor.")
+    parts.finish()
+    if _CLASSES not in head:
+        raise WeightsError(f"{checkpoint.source} lacks {_CLASSES} of its EoMT: it has {first(head)}")
+    return head, {
+        **options_of_masks(checkpoint.config, len(head[_CLASSES]) - 1),
+        "num_queries": len(head["query.weight"]),
+        "blocks": checkpoint.config.get("num_blocks", 4 if chances is None else len(chances)),
+        "upscale_blocks": count_of(head, r"upscale\.(\d+)\."),
+        "masking": masking,
+    }
 
 
 def _masking(checkpoint: Checkpoint, chances: Tensor | None) -> str:

@@ -49,12 +49,7 @@ def read(checkpoint: Checkpoint) -> Whole:
     weights = replace(checkpoint, state=parts.take("backbone."))
     head = translate(parts.take("decode_head.", "auxiliary_head."), HEAD, "in")
     parts.finish(head.strange)
-    dialect, root = detect(weights.state, DIALECTS, checkpoint.source)
-    ours = dialect.convert(weights.state, root)[0].state
-    backbones = {"swin": _swin, "vit": _beit}
-    if dialect.family not in ("swin", "beit"):
-        raise WeightsError(f"{checkpoint.source} is a UperNet on {dialect.family}; known here: swin and beit")
-    name, options = backbones[dialect.architecture](ours)
+    name, options = network_options(weights, "UperNet")
     return Whole(
         checkpoint.source,
         name,
@@ -65,6 +60,18 @@ def read(checkpoint: Checkpoint) -> Whole:
         multiple=2 * options["patch_size"] if pyramid else 1,
         classes=named_classes({}, head.state["decode_head.classifier.weight"].shape[0]),
     )
+
+
+def network_options(
+    weights: Checkpoint, kind: str, known: tuple[str, ...] = ("swin", "beit")
+) -> tuple[str, dict[str, Any]]:
+    """Name and options of the Swin or BEiT whose tensors these are; WeightsError where a model of this kind stands on
+    what isn't known."""
+    dialect, root = detect(weights.state, DIALECTS, weights.source)
+    if dialect.family not in known:
+        raise WeightsError(f"{weights.source} is a {kind} on {dialect.family}; known here: {' and '.join(known)}")
+    ours = dialect.convert(weights.state, root)[0].state
+    return {"swin": _swin, "vit": _beit}[dialect.architecture](ours)
 
 
 def _head(state: dict[str, Tensor], source: str) -> Part:
