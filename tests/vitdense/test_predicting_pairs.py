@@ -135,7 +135,7 @@ def test_the_command_predicts_pairs(
     load_command: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert load_command(folder, "--out", tmp_path / "o") == 0
-    assert capsys.readouterr().out == f"2 files -> {tmp_path / 'o' / 'masks'} and {tmp_path / 'o' / 'overlays'}\n"
+    assert capsys.readouterr().out == f"2 files -> {tmp_path / 'o' / 'masks'}, and overlays beside\n"
     assert (tmp_path / "o" / "masks" / "p0.png").is_file()
 
 
