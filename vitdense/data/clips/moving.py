@@ -54,7 +54,9 @@ def render_clip(
     kinds = np.array([0] + [thing.kind for thing in things], np.uint8)
     frames = np.empty((num_frames, height, width, 3), np.uint8)
     semantic = np.empty((num_frames, height, width), np.uint8)
-    places = start + (_line(direction, num_frames, path) if course == "line" else _round(direction, num_frames, path))
+    places = start + (
+        _line(direction, num_frames, path) if course == "line" else _round(direction, num_frames, path / 3 + 0.05)
+    )
     for number, (x, y) in enumerate(places):
         time = number / max(1, num_frames - 1)
         moved = [_moved(thing, (x, y), time * spin, period) for thing, spin in zip(things, spins, strict=True)]
@@ -70,10 +72,10 @@ def _line(direction: int, num_frames: int, length: float) -> NDArray[np.float64]
     return np.asarray(times * length * np.array([np.cos(angle), np.sin(angle)]))
 
 
-def _round(direction: int, num_frames: int, height: float) -> NDArray[np.float64]:
-    """(T, 2): corners x, y of a regular polygon; 0.8 of `height` is its size in short sides."""
+def _round(direction: int, num_frames: int, radius: float) -> NDArray[np.float64]:
+    """(T, 2): corners x, y of a regular polygon of a radius in short sides."""
     angles = 2 * np.pi * (direction / len(DIRECTIONS) + np.arange(num_frames - 1) / num_frames)
-    side = 0.8 * height * np.sin(np.pi / max(2, num_frames))
+    side = 2 * radius * np.sin(np.pi / max(2, num_frames))
     steps = side * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     return np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)])
 
