@@ -1,6 +1,5 @@
 """Predictions of rasters: class maps and depth in tiles, with a record to resume from and an overview to look at."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from vitdense.model import Model
 from vitdense.rasters.overview import draw_overview
 from vitdense.rasters.plan import Plan, make_plan
 from vitdense.rasters.streaming import Band, Walk
-from vitdense.rasters.writing import MappedArray, Record, read_record
+from vitdense.rasters.writing import MappedArray, Record, digest, identity, read_record
 
 AT_ONCE = 2**24
 """Numbers of the output that become classes at a time."""
@@ -121,11 +120,9 @@ def made_of(
     model: Model, raster: Raster, config: RasterConfig, inference: InferenceConfig, plan: Plan
 ) -> dict[str, Any]:
     """All that a prediction depends on: a walk goes on only with the same."""
-    facts, (_, stride) = raster.path.stat(), inference.window_and_stride()
+    _, stride = inference.window_and_stride()
     return {
-        "raster": raster.path.name,
-        "bytes": facts.st_size,
-        "changed": facts.st_mtime_ns,
+        **identity(raster.path),
         "size": raster.size,
         "options": config.model_dump(exclude={"memory_mib"}),
         "window": plan.window,
@@ -133,19 +130,9 @@ def made_of(
         "blend": inference.blend,
         "window_batch": inference.window_batch,
         "strips": plan.strips,
-        "model": digest(model),
+        "model": digest(model, model.get_buffer("mean"), model.get_buffer("std")),
         "device": model.get_buffer("mean").device.type,
     }
-
-
-def digest(model: Model) -> str:
-    """The model's modules, weights, and the mean and deviation of its pixels, as SHA-256."""
-    found = hashlib.sha256(str(model).encode())
-    tensors = {**model.state_dict(), "mean": model.get_buffer("mean"), "std": model.get_buffer("std")}
-    for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 @torch.no_grad()

@@ -100,7 +100,7 @@ class Walk:
         """Look at the windows that wait."""
         if not places:
             return
-        for place, maps in zip(places, self.look(torch.stack(pixels)).split(1), strict=True):
+        for place, maps in zip(places, self.look(torch.stack(pixels)).chunk(len(places)), strict=True):
             canvas.add(maps, place)
         self.advance(len(places))
         places.clear()

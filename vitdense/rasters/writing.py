@@ -1,5 +1,6 @@
 """What is written of a raster's prediction, and what it was made of, so that a walk can go on where it stopped."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -8,11 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from vitdense.errors import SaveError, UserError
 
 Made = Mapping[str, Any]
+
+
+def identity(path: Path) -> dict[str, Any]:
+    """What tells a file from another and from what it was before, without reading it."""
+    facts = path.stat()
+    return {"raster": path.name, "bytes": facts.st_size, "changed": facts.st_mtime_ns}
+
+
+def digest(network: nn.Module, mean: Tensor, std: Tensor) -> str:
+    """A network's modules and weights, and the mean and deviation of its pixels, as SHA-256."""
+    found = hashlib.sha256(str(network).encode())
+    for name, tensor in sorted({**network.state_dict(), "mean": mean, "std": std}.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 @dataclass

@@ -44,7 +44,7 @@ class GeoTiff(Raster):
     def empty(self, area: Area) -> NDArray[np.bool_]:
         """(C, h, w): where the file's nodata value, mask or alpha says that there is nothing."""
         window = self._window(area.left, area.top, area.width, area.height)
-        return self._ask(self._dataset.read_masks, window=window) == 0
+        return np.asarray(self._ask(self._dataset.read_masks, window=window) == 0)
 
     def _ask(self, reading: Any, **where: Any) -> NDArray[Any]:
         try:

@@ -56,5 +56,4 @@ class RasterConfig(Config):
 
     def over_channels(self, empty: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """empty: (C, h, w), where a channel holds nothing -> (h, w), where the pixel counts as missing."""
-        found: NDArray[np.bool_] = empty.all(axis=0) if self.nodata_in == "all" else empty.any(axis=0)
-        return found
+        return np.asarray(empty.all(axis=0) if self.nodata_in == "all" else empty.any(axis=0))
