@@ -80,3 +80,37 @@ def test_what_does_not_fit_is_one_message(
     assert "--raster skale: unknown key, did you mean 'scale'" in capsys.readouterr().err
     assert run_tool("predict", saved, tmp_path, "--out", tmp_path / "out", "--raster", "scale=1") == 2
     assert "has no axis of 4 channels" in capsys.readouterr().err
+
+
+TRAINED = """
+backbone: {name: vit_nano_patch8, depth: 1, embed_dim: 16, num_heads: 2, image_size: 32, in_channels: 5,
+           mean: [0.5, 0.5, 0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25, 0.25, 0.25]}
+head: {name: linear}
+data: {name: raster_folder, root: ROOT/set, in_channels: 5, raster: {scale: 4000}, fill: [0.5, 0.5, 0.5, 0.5, 0.5],
+       crop: 32, batch_size: 2, workers: 0}
+inference: {mode: sliding, window: 32}
+schedule: {steps: 2}
+engine: {run_dir: ROOT/run, accelerator: cpu, precision: 32-true, log_every: 1, pictures: 1}
+"""
+
+
+def test_a_run_on_five_channels_is_trained_checked_and_predicts(
+    run_tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for number in range(2):
+            values = generator.integers(0, 4000, (40, 70, 5)).astype(np.uint16)
+            for folder, array in (("images", values), ("annotations", (values[..., 4] > 2000).astype(np.uint8))):
+                (tmp_path / "set" / folder / split).mkdir(parents=True, exist_ok=True)
+                np.save(tmp_path / "set" / folder / split / f"s{number}.npy", array)
+    (tmp_path / "set/classes.json").write_text('{"classes": ["low", "high"]}')
+    (tmp_path / "five.yaml").write_text(TRAINED.replace("ROOT", str(tmp_path)))
+    assert run_tool("train", tmp_path / "five.yaml") == 0
+    assert (tmp_path / "run/samples/step-2.png").exists()
+    capsys.readouterr()
+    raster = tmp_path / "set/images/val/s0.npy"
+    assert run_tool("predict", tmp_path / "run/best", raster, "--out", tmp_path / "out", "--raster", "scale=4000") == 0
+    assert set(np.unique(np.load(tmp_path / "out/masks/s0.npy")).tolist()) <= {0, 1}
+    assert run_tool("check", tmp_path / "five.yaml") == 0
+    assert "40x70" in capsys.readouterr().out

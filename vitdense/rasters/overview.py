@@ -11,9 +11,10 @@ from vitdense import pictures
 from vitdense.contracts import IGNORE
 from vitdense.data.rasters import Source
 from vitdense.model import Model
+from vitdense.pictures.sheets import MARGIN, PAPER, TILE_WIDTH, width_of
 
-SIDE = 1136
-"""Pixels of the longer side, about as wide as the panel above it."""
+SIDE = width_of(2)
+"""Pixels of the longer side at most: as wide as the panel above it."""
 SHARES = (2, 98)
 """The percentages of a channel's values that become black and white."""
 
@@ -32,10 +33,19 @@ def draw_overview(source: Source, values: NDArray[Any], nothing: float, model: M
         mask = np.where(seen == nothing, IGNORE, seen.astype(np.int32))
         palette = model.palette or pictures.make_palette(model.head.num_classes)
         classes = model.classes or tuple(map(str, range(model.head.num_classes)))
-        panel = pictures.panel(image, None, mask, classes, palette)
-        drawn = pictures.contact_sheet([panel, pictures.overlay(image, mask, palette)])
+        drawn = pictures.panel(image, None, mask, classes, palette)
+        if max(mask.shape) > TILE_WIDTH:
+            drawn = _above(drawn, pictures.overlay(image, mask, palette))
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn.save(path, quality=90)
+
+
+def _above(panel: Image.Image, overlay: Image.Image) -> Image.Image:
+    """One picture above the other."""
+    sheet = Image.new("RGB", (panel.width, panel.height + overlay.height + MARGIN), PAPER)
+    sheet.paste(panel, (0, 0))
+    sheet.paste(overlay, (MARGIN, panel.height))
+    return sheet
 
 
 def as_picture(source: Source, step: int) -> NDArray[np.uint8]:

@@ -4,4 +4,5 @@ from vitdense.data.rasters.opening import Area as Area
 from vitdense.data.rasters.opening import Raster as Raster
 from vitdense.data.rasters.opening import open_raster as open_raster
 from vitdense.data.rasters.options import RasterConfig as RasterConfig
+from vitdense.data.rasters.raster_folder import RasterFolderConfig as RasterFolderConfig
 from vitdense.data.rasters.values import Source as Source
