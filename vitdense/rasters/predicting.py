@@ -71,6 +71,59 @@ def kind_of_rasters(model: Model) -> Kind:
     return Kind("masks", np.dtype(np.int16), -1, head.num_classes)
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """A model, a raster as the model takes it, in which windows it is looked at, and what comes out."""
+
+    model: Model
+    source: Source
+    plan: Plan
+    inference: InferenceConfig
+    kind: Kind
+
+    def walk(self, advance: Callable[[int], None] = lambda count: None) -> Walk:
+        """The walk that gives the head's output by pixel in bands."""
+        device = self.model.get_buffer("mean").device
+        return Walk(
+            lambda images: look(self.model, images.to(device)),
+            self.source,
+            self.plan,
+            self.inference.blend,
+            self.inference.window_batch,
+            device,
+            advance,
+        )
+
+    @torch.no_grad()
+    def write(self, array: MappedArray, record: Record, advance: Callable[[int], None] = lambda count: None) -> None:
+        """Predict and write what the record says is not finished; the model is left in the mode that it was in."""
+        was_training, before, walk = self.model.training, record.skipped, self.walk(advance)
+        self.model.eval()
+        try:
+            for band in walk.bands(record.finished):
+                array.write(band.top, band.left, self.read_off(band))
+                record.finished, record.skipped = band.number + 1, before + walk.skipped
+                record.save()
+        finally:
+            self.model.train(was_training)
+
+    def read_off(self, band: Band) -> NDArray[Any]:
+        """(h, w) of what the head makes of a band, some rows at a time."""
+        head, (height, width) = self.model.head, band.missing.shape
+        found = np.full((height, width), self.kind.nothing, self.kind.dtype)
+        if band.maps is None:
+            return found
+        rows = max(AT_ONCE // (self.kind.planes * width), 1)
+        for top in range(0, height, rows):
+            part = band.maps[:, :, top : top + rows]
+            batch: Batch = {"sizes": [(part.shape[2], width)]}
+            predicted: Predictions = head.predict({head.dense or "logits": part}, batch)
+            values: Tensor = predicted[0].cpu()
+            present = ~band.missing[top : top + rows]
+            found[top : top + rows][present] = values.numpy()[present]
+        return found
+
+
 def predict_raster(
     model: Model,
     path: Path,
@@ -91,6 +144,7 @@ def predict_raster(
     raster = open_raster(path, len(model.backbone.mean), config)
     source = Source(raster, config, model.get_buffer("mean").flatten().tolist())
     plan = make_plan(raster.size, inference, kind.planes, config.memory_mib)
+    prediction = Prediction(model, source, plan, inference, kind)
     name = name or path.stem
     array = MappedArray(out / kind.folder / f"{name}.npy")
     result = array.path.with_suffix(".tif") if path.suffix.lower() in GEOTIFF else array.path
@@ -103,7 +157,7 @@ def predict_raster(
         array.create(raster.size, kind.dtype)
         record.save()
     windows = plan.windows(record.finished)
-    _walk(model, source, plan, inference, kind, array, record, track(path, windows))
+    prediction.write(array, record, track(path, windows))
     draw_overview(source, array.read(), kind.nothing, model, overview)
     if result != array.path:
         from vitdense.data.rasters.geotiff import write_geotiff
@@ -133,56 +187,6 @@ def made_of(
         "model": digest(model, model.get_buffer("mean"), model.get_buffer("std")),
         "device": model.get_buffer("mean").device.type,
     }
-
-
-@torch.no_grad()
-def _walk(
-    model: Model,
-    source: Source,
-    plan: Plan,
-    inference: InferenceConfig,
-    kind: Kind,
-    array: MappedArray,
-    record: Record,
-    advance: Callable[[int], None],
-) -> None:
-    """Predict what is not finished; the model is left in the mode that it was in."""
-    device, was_training = model.get_buffer("mean").device, model.training
-    model.eval()
-    try:
-        walk = Walk(
-            lambda images: look(model, images.to(device)),
-            source,
-            plan,
-            inference.blend,
-            inference.window_batch,
-            device,
-            advance,
-        )
-        before = record.skipped
-        for band in walk.bands(record.finished):
-            array.write(band.top, band.left, _read_off(model, band, kind))
-            record.finished, record.skipped = band.number + 1, before + walk.skipped
-            record.save()
-    finally:
-        model.train(was_training)
-
-
-def _read_off(model: Model, band: Band, kind: Kind) -> NDArray[Any]:
-    """(h, w) of what the head makes of a band, some rows at a time."""
-    height, width = band.missing.shape
-    found = np.full((height, width), kind.nothing, kind.dtype)
-    if band.maps is None:
-        return found
-    rows = max(AT_ONCE // (kind.planes * width), 1)
-    for top in range(0, height, rows):
-        part = band.maps[:, :, top : top + rows]
-        batch: Batch = {"sizes": [(part.shape[2], width)]}
-        predicted: Predictions = model.head.predict({model.head.dense or "logits": part}, batch)
-        values: Tensor = predicted[0].cpu()
-        present = ~band.missing[top : top + rows]
-        found[top : top + rows][present] = values.numpy()[present]
-    return found
 
 
 def _check_views(inference: InferenceConfig) -> None:
