@@ -15,6 +15,8 @@ Pixels = NDArray[np.uint8]
 Mask = NDArray[np.int16]
 Labels = TypeVar("Labels", NDArray[np.int16], NDArray[np.float32])
 """A mask of class indices, or depth in metres: both are resized to the nearest pixel, and metres stay metres."""
+Values = TypeVar("Values", NDArray[np.uint8], NDArray[np.float32])
+"""Pixels of pictures, or of rasters."""
 
 PAD_COLOUR = (124, 116, 104)
 """ImageNet's mean: close to zero after normalisation, which is what padding should look like to a model."""
@@ -127,7 +129,7 @@ def resize(image: Pixels, mask: Labels, size: tuple[int, int]) -> tuple[Pixels, 
     return resize_image(image, size), np.asarray(labels, mask.dtype)
 
 
-def resize_image(image: Pixels, size: tuple[int, int]) -> Pixels:
+def resize_image(image: Values, size: tuple[int, int]) -> Values:
     """(H, W, C) -> (h, w, C): by area averaging where it shrinks, else linearly."""
     height, width = size
     if image.shape[:2] == (height, width):

@@ -25,8 +25,8 @@ def draw_overview(source: Source, values: NDArray[Any], nothing: float, model: M
     values: (H, W), perhaps still on the disk, with `nothing` where there is no prediction.
     """
     step = max(-(-max(source.size) // SIDE), 1)
-    image = as_picture(source, step)
     seen = np.array(values[::step, ::step])
+    image = as_picture(source, step, seen == nothing)
     if seen.dtype.kind == "f":
         drawn = pictures.depth_panel(image, None, seen)
     else:
@@ -48,13 +48,12 @@ def _above(panel: Image.Image, overlay: Image.Image) -> Image.Image:
     return sheet
 
 
-def as_picture(source: Source, step: int) -> NDArray[np.uint8]:
-    """(h, w, 3): every `step`-th pixel's first three channels, or the first alone as grey, what is missing black.
+def as_picture(source: Source, step: int, missing: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """(h, w, 3): every `step`-th pixel's first three channels, or the first alone as grey; black where missing (h, w).
 
     Bytes are shown as they are; of other values each channel is stretched from its 2nd to its 98th percentile.
     """
     values = source.raster.sampled(step)
-    missing = source.config.missing(values)
     if values.dtype == np.uint8 and source.config.scale is None:
         stretched = values
     else:
@@ -62,7 +61,7 @@ def as_picture(source: Source, step: int) -> NDArray[np.uint8]:
     chosen = stretched[:3] if len(stretched) >= 3 else stretched[:1].repeat(3, axis=0)
     image = np.ascontiguousarray(chosen.transpose(1, 2, 0))  # (h, w, 3)
     image[missing] = 0
-    return np.asarray(Image.fromarray(image))
+    return image
 
 
 def _stretched(channel: NDArray[Any], present: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -82,7 +82,7 @@ class OurTiles(TiledJob):
         source = Source(open_raster(self.folder / "scene.npy", 3, config), config, model.backbone.mean)
         kind = kind_of_rasters(model)
         plan = make_plan(source.size, inference, kind.planes, 1024)
-        called = torch.compile(model) if conditions.compiled else model
+        called: Any = torch.compile(model) if conditions.compiled else model
         self.prediction = Prediction(called, source, plan, inference, kind)
 
     def step(self) -> None:
@@ -107,10 +107,9 @@ class TheirTiles(TiledJob):
 
     def __init__(self, network: nn.Module, conditions: Conditions) -> None:
         super().__init__(conditions)
-        self.network: Any = network.to(conditions.device).eval()
-        self.call: Callable[[Tensor], Tensor] = self.network.logits
-        if conditions.compiled:
-            self.call = torch.compile(self.network.logits)
+        given: Any = network.to(conditions.device).eval()
+        self.network = given
+        self.call: Callable[[Tensor], Tensor] = torch.compile(given.logits) if conditions.compiled else given.logits
         place = (torch.arange(self.work.window, dtype=torch.float32) + 0.5) / self.work.window
         side = torch.exp(-0.5 * ((place - 0.5) / 0.125) ** 2)
         self.weights = torch.outer(side, side).clamp(min=1e-3).to(conditions.device)
