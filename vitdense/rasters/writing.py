@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitdense.errors import SaveError, UserError
+from vitdense.errors import UserError
 
 Made = Mapping[str, Any]
 
@@ -92,7 +92,7 @@ class MappedArray:
         self.path = path
 
     def create(self, size: tuple[int, int], dtype: np.dtype[Any]) -> None:
-        """A new file, with room on the disk for all of it; SaveError where there is none."""
+        """A new file, with room on the disk for all of it; UserError where there is none."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         np.lib.format.open_memmap(self.path, mode="w+", dtype=dtype, shape=size)
         if hasattr(os, "posix_fallocate"):  # a disk that is full later would end the process without a word
@@ -100,7 +100,8 @@ class MappedArray:
                 try:
                     os.posix_fallocate(file.fileno(), 0, self.path.stat().st_size)
                 except OSError as fault:
-                    raise SaveError(f"{self.path}: no room for {size[0]} x {size[1]} pixels ({fault})") from fault
+                    self.path.unlink()
+                    raise UserError(f"{self.path}: no room for {size[0]} x {size[1]} pixels ({fault})") from None
 
     def fits(self, size: tuple[int, int], dtype: np.dtype[Any]) -> bool:
         """Whether the file is there, and of this size."""

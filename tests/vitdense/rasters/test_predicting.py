@@ -216,6 +216,19 @@ def test_a_raster_that_changed_is_not_gone_on_with(model: Model, scene: Scene, s
         predict_raster(model, path, tmp_path / "out")
 
 
+def test_a_disk_without_room_is_told_before_the_walk(
+    model: Model, scene: Scene, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(UserError, match=r"scene.npy: no room for 87 x 130 pixels .*No space left"):
+        predict_raster(model, save(scene), tmp_path / "out")
+    monkeypatch.undo()
+    assert predict_raster(model, save(scene), tmp_path / "out").windows == 24
+
+
 @pytest.mark.parametrize("given", [{"flip": True}, {"scales": (1.0, 1.5)}, {"short_side": 100}])
 def test_several_views_are_refused(model: Model, scene: Scene, save: Save, tmp_path: Path, given: Any) -> None:
     with pytest.raises(UserError, match=f"rasters are read off in windows .* inference.{next(iter(given))}"):
