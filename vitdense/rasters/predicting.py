@@ -63,7 +63,8 @@ def kind_of_rasters(model: Model) -> Kind:
     if head.tasks:
         raise UserError(f"rasters are predicted by one head, this model has {', '.join(head.tasks)}")
     if head.detects or head.segments or head.classifies or head.reads == "vector" or model.takes_clips:
-        raise UserError(f"rasters are predicted by heads that give each pixel a class or a depth, not by {type(head)}")
+        name = type(head).__name__
+        raise UserError(f"rasters are predicted by heads that give each pixel a class or a depth, not by {name}")
     if head.dense == "depth":
         return Kind("depth", np.dtype(np.float32), 0.0, 1)
     if head.num_classes <= 255:

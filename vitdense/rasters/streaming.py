@@ -66,8 +66,10 @@ class Walk:
             canvas = Canvas(size, weights, (self.plan.tops[first], left))
             missing = np.ones(size, bool)
             for row in range(begin, len(self.plan.tops)):
+                skipped = self.skipped
                 self._sum_row(strip, row, canvas, missing)
                 if row < first:
+                    self.skipped = skipped  # was counted with its band
                     continue
                 top, bottom = self.plan.rows(row)
                 rows = bottom - top

@@ -131,7 +131,12 @@ def test_windows_that_hold_nothing_are_passed_over_and_change_nothing(
             torch.testing.assert_close(band.maps[0][:, present], logits[:, rows][:, present], rtol=0, atol=1e-5)
             assert torch.equal(band.maps[0].argmax(0)[present].to(classes.dtype), classes[rows][present])
     assert seen.all()
-    assert walk.skipped == 4 * sum(left >= 70 for left in plan.lefts) > 0
+    empty = sum(left >= 70 for left in plan.lefts)
+    assert walk.skipped == 4 * empty > 0
+    later = Walk(lambda images: look(model, images), source, plan, config.blend, config.window_batch)
+    with torch.no_grad():
+        assert len(list(later.bands(2))) == 2
+    assert later.skipped == 2 * empty
 
 
 def test_every_window_is_told_of(model: Model, scene: NDArray[np.uint8], save: Save) -> None:
