@@ -105,6 +105,7 @@ class Prediction:
                 array.write(band.top, band.left, self.read_off(band))
                 record.finished, record.skipped = band.number + 1, before + walk.skipped
                 record.save()
+                del band  # it would keep the sums of one strip in memory beside those of the next
         finally:
             self.model.train(was_training)
 
