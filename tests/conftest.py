@@ -17,9 +17,14 @@ ROOT = Path(__file__).parents[1]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-docs", action="store_true", help="write the tables of docs/ that tests make")
+    parser.addoption("--slow", action="store_true", help="run what takes minutes and gigabytes too")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes and gigabytes: --slow"))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

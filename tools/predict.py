@@ -12,6 +12,7 @@ from vitdense import cli
 from vitdense.explaining.files import explain_files
 from vitdense.loading import load_model
 from vitdense.predicting import find_pictures, predict_files, read_image_ids
+from vitdense.rasters import commands as rasters
 
 
 def main(arguments: list[str]) -> int:
@@ -26,15 +27,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--explain", choices=("attention", "rollout", "pca"), help="look inside instead")
     parser.add_argument("--layer", type=int, default=-1, help="of attention; -1 is the last")
     parser.add_argument("--query", help="who attends: cls, mean, or a cell as ROW,COLUMN")
+    parser.add_argument("--raster", nargs="*", metavar="key=value", help="predict rasters in tiles (so .npy always)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
-    found = find_pictures(options.pictures)
+    found = {} if rasters.wanted(options) else find_pictures(options.pictures)
     model = load_model(options.checkpoint, options.set).to("cuda" if torch.cuda.is_available() else "cpu")
     console = Console(stderr=True)
+    if rasters.wanted(options):
+        return rasters.predict(model, options, console)
     if options.explain:
-        count = explain_files(
-            model.eval(), found, options.out, options.explain, layer=options.layer, query=options.query
-        )
+        count = explain_files(model, found, options.out, options.explain, layer=options.layer, query=options.query)
         print(f"{count} pictures -> {options.out / options.explain}")
         return cli.DONE
     done = predict_files(

@@ -20,6 +20,7 @@ from vitdense.benchmarking.suite import (
     pixels,
     rtdetr,
     swin,
+    tiled_inference,
     upernet,
     vit,
     zero_shot,
@@ -46,6 +47,7 @@ ROWS: dict[str, Row] = {
         clip,
         contrastive,
         clip_decoding,
+        tiled_inference,
     )
     for row in rows.ROWS
 }

@@ -9,6 +9,7 @@ from vitdense.data import classes as classes
 from vitdense.data import clips as clips
 from vitdense.data import coco_stuff as coco_stuff
 from vitdense.data import folder as folder
+from vitdense.data import rasters as rasters
 from vitdense.data import rgbd as rgbd
 from vitdense.data import shapes as shapes
 from vitdense.data import shapes_panoptic as shapes_panoptic

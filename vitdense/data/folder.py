@@ -41,14 +41,19 @@ class FolderConfig(SegmentationDataConfig):
 
     def build(self, split: Split) -> PairedSamples:
         """The samples of a split; raises DataError where a folder or classes.json is missing."""
+        images, masks, labels = self.found(split)
+        return make_samples(images, masks, labels, self, split)
+
+    def found(self, split: Split) -> tuple[Path, Path, Labels]:
+        """The folders of a split's pictures and masks, and the classes."""
         if self.root is None:
-            raise DataError(f"data 'folder' needs data.root=ROOT; {LAYOUT}")
+            raise DataError(f"data {self.preset!r} needs data.root=ROOT; {LAYOUT}")
         root = Path(self.root)
         images, masks = root / "images" / split, root / "annotations" / split
         for folder in (images, masks):
             if not folder.is_dir():
                 raise DataError(f"{folder}: no such folder; {LAYOUT}")
-        return make_samples(images, masks, self._labels(root / "classes.json"), self, split)
+        return images, masks, self._labels(root / "classes.json")
 
     def _labels(self, path: Path) -> Labels:
         try:

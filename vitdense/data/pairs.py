@@ -1,6 +1,6 @@
 """Pictures and the masks or depth maps that belong to them, matched by path and name, or listed in a file."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,13 +35,15 @@ def find_pairs(
     mask_suffix: str = "",
     without: str = "",
     what: str = "mask",
+    suffixes: Set[str] = SUFFIXES,
 ) -> tuple[list[Pair], list[str]]:
     """Pairs by equal path and name, sorted, and what is wrong with the rest; a missing mask shows in both.
 
     A suffix, such as `_leftImg8bit.png`, picks the files and is no part of the name; without one all pictures count.
-    Masks that end in `without` are none.
+    Masks that end in `without` are none. `suffixes` are those of files that count.
     """
-    pictures, drawn = _by_id(images, image_suffix), _by_id(masks, mask_suffix, without)
+    pictures = _by_id(images, image_suffix, suffixes=suffixes)
+    drawn = _by_id(masks, mask_suffix, without, suffixes=suffixes)
     faults = [
         f"{folder}: {len(paths)} files are named {name}: {', '.join(path.name for path in paths)}"
         for folder, files in ((images, pictures), (masks, drawn))
@@ -82,11 +84,11 @@ def missing_files(pairs: Iterable[Pair], what: str = "mask") -> list[str]:
     return faults
 
 
-def _by_id(folder: Path, suffix: str, without: str = "") -> dict[str, list[Path]]:
+def _by_id(folder: Path, suffix: str, without: str = "", *, suffixes: Set[str] = SUFFIXES) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob(f"*{suffix}")):
         left_out = path.name.startswith(".") or (without and path.name.endswith(without))
-        if path.suffix.lower() in SUFFIXES and not left_out:
+        if path.suffix.lower() in suffixes and not left_out:
             name = path.relative_to(folder).as_posix()
             name = name.removesuffix(suffix) if suffix else path.relative_to(folder).with_suffix("").as_posix()
             files.setdefault(name, []).append(path)

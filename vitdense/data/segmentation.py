@@ -111,7 +111,10 @@ class PairedSamples(Samples):
     def read_labels(self, index: int) -> NDArray[np.int16]:
         """(H, W) classes, IGNORE where unlabelled; a value that means nothing raises DataError."""
         path = self.pairs[index].mask
-        values = read_mask(path)
+        return self.as_classes(read_mask(path), path)
+
+    def as_classes(self, values: NDArray[np.integer], path: Path) -> NDArray[np.int16]:
+        """values: (h, w) of a mask's file -> classes, IGNORE where unlabelled."""
         if values.dtype.itemsize > 2 and (int(values.min()) < 0 or int(values.max()) > 65535):
             raise DataError(f"{path}: values {values.min()}..{values.max()}; {self.labels.describe()}")
         table = self._table

@@ -15,6 +15,8 @@ Pixels = NDArray[np.uint8]
 Mask = NDArray[np.int16]
 Labels = TypeVar("Labels", NDArray[np.int16], NDArray[np.float32])
 """A mask of class indices, or depth in metres: both are resized to the nearest pixel, and metres stay metres."""
+Values = TypeVar("Values", NDArray[np.uint8], NDArray[np.float32])
+"""Pixels of pictures, or of rasters."""
 
 PAD_COLOUR = (124, 116, 104)
 """ImageNet's mean: close to zero after normalisation, which is what padding should look like to a model."""
@@ -42,10 +44,22 @@ class Geometry:
 
 
 class Augment:
-    """(image (H, W, 3), mask (H, W)) -> the same at the crop's size; `unlabelled` where the picture is smaller."""
+    """(image (H, W, 3), mask (H, W)) -> the same at the crop's size; `unlabelled` where the picture is smaller.
 
-    def __init__(self, geometry: Geometry, colours: Colours | None, *, seed: int, unlabelled: int = IGNORE) -> None:
+    Pictures of other channels, or of floats, need a `padding` of theirs, and no colours.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        colours: Colours | None,
+        *,
+        seed: int,
+        unlabelled: int = IGNORE,
+        padding: tuple[float, ...] = PAD_COLOUR,
+    ) -> None:
         self.geometry, self.colours, self.seed, self.unlabelled = geometry, colours, seed, unlabelled
+        self.padding = padding
 
     def __call__(self, image: Pixels, mask: Labels, *, epoch: int, index: int) -> tuple[Pixels, Labels]:
         """Cut, resize, pad, flip, recolour; equal (seed, epoch, index) give equal pixels in any worker."""
@@ -56,7 +70,7 @@ class Augment:
         if self.colours is not None:
             image = self.colours(image, int(generator.integers(2**31)))
         height, width = self.geometry.crop
-        return pad(image, (height, width), PAD_COLOUR), pad(mask, (height, width), self.unlabelled)
+        return pad(image, (height, width), self.padding), pad(mask, (height, width), self.unlabelled)
 
 
 def base_factor(size: tuple[int, int], short: int | None, long_max: int | None) -> float:
@@ -115,17 +129,22 @@ def resize(image: Pixels, mask: Labels, size: tuple[int, int]) -> tuple[Pixels, 
     return resize_image(image, size), np.asarray(labels, mask.dtype)
 
 
-def resize_image(image: Pixels, size: tuple[int, int]) -> Pixels:
-    """(H, W, 3) -> (h, w, 3): by area averaging where it shrinks, else linearly."""
+def resize_image(image: Values, size: tuple[int, int]) -> Values:
+    """(H, W, C) -> (h, w, C): by area averaging where it shrinks, else linearly."""
     height, width = size
     if image.shape[:2] == (height, width):
         return np.ascontiguousarray(image)
     shrinks = height <= image.shape[0] and width <= image.shape[1]
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8)
+    if image.shape[2] == 3:
+        return np.asarray(cv2.resize(image, (width, height), interpolation=how), image.dtype)
+    # OpenCV averages areas of four channels at most, and drops the axis of a single one.
+    parts = [np.ascontiguousarray(image[..., first : first + 4]) for first in range(0, image.shape[2], 4)]
+    resized = [cv2.resize(part, (width, height), interpolation=how).reshape(height, width, -1) for part in parts]
+    return np.asarray(np.concatenate(resized, axis=2), image.dtype)
 
 
-def pad(array: NDArray[Any], size: tuple[int, int], value: int | tuple[int, ...]) -> NDArray[Any]:
+def pad(array: NDArray[Any], size: tuple[int, int], value: int | tuple[float, ...]) -> NDArray[Any]:
     """(h, w, ...) -> (H, W, ...), filled at the right and bottom."""
     bottom, right = size[0] - array.shape[0], size[1] - array.shape[1]
     if bottom == 0 and right == 0:

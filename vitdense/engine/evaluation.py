@@ -71,7 +71,7 @@ def _panel(batch: Batch, predictions: Predictions, place: int, model: Model) -> 
         return pictures.panel(after, truth, result, model.classes, model.palette, before=before)
     if batch["images"].ndim == 5:
         return _panel(*_middle_frames(batch, predictions), place, model)
-    pixels = batch["images"][place].permute(1, 2, 0).cpu()  # (H, W, 3)
+    pixels = _shown(batch["images"][place : place + 1])[0].permute(1, 2, 0).cpu()  # (H, W, 3)
     result = predictions[place].cpu()
     if model.head.segments:
         height, width = batch["sizes"][place]
@@ -89,15 +89,19 @@ def _panel(batch: Batch, predictions: Predictions, place: int, model: Model) -> 
 def _middle_frames(batch: Batch, predictions: Predictions) -> tuple[Batch, Predictions]:
     """Of clips and volumes the middle frame or slice as a picture (B, 3, H, W) uint8, with its mask and prediction."""
     middle = batch["images"].shape[2] // 2
-    images = batch["images"][:, :, middle]
-    if images.is_floating_point():
-        images = (images.clamp(0, 1) * 255).to(torch.uint8)
-    shown: Batch = {**batch, "images": images[:, :1].expand(-1, 3, -1, -1) if images.shape[1] < 3 else images[:, :3]}
+    shown: Batch = {**batch, "images": _shown(batch["images"][:, :, middle])}
     if "masks" in batch:
         shown["masks"] = batch["masks"][:, middle]
     if "depth" in batch:
         shown["depth"] = batch["depth"][:, middle]
     return shown, [each[middle] for each in predictions]
+
+
+def _shown(images: Tensor) -> Tensor:
+    """images: (B, C, H, W), uint8 or floats in [0, 1] -> (B, 3, H, W) uint8: the first three channels, or the first."""
+    if images.is_floating_point():
+        images = (images.clamp(0, 1) * 255).to(torch.uint8)
+    return images[:, :1].expand(-1, 3, -1, -1) if images.shape[1] < 3 else images[:, :3]
 
 
 def class_map(target: Target) -> Tensor:

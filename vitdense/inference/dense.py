@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vitdense.contracts import Batch, Outputs, Predictions
 from vitdense.errors import UserError
-from vitdense.inference.blending import blend_weights
+from vitdense.inference.blending import Canvas, blend_weights
 from vitdense.inference.config import InferenceConfig, PredictingModel, fit, resize_images, window_starts
 from vitdense.inference.volumes import slide_over_volume, to_size
 from vitdense.ops.resizing import full_precision, resize
@@ -70,23 +70,22 @@ def _slide(model: PredictingModel, batch: Batch, config: InferenceConfig) -> Ten
     images = batch["images"]
     if images.ndim == 5 and not model.head.compares:
         return slide_over_volume(lambda crops: _whole(model, {"images": crops}), images, config)
-    count, height, width = len(images), images.shape[-2], images.shape[-1]
+    height, width = images.shape[-2:]
     (tall, wide), stride = config.window_and_stride()
     size = (min(tall, height), min(wide, width))
-    weights = blend_weights(config.blend, size).to(images.device)
-    covered = torch.zeros(height, width, device=images.device)
-    total: Tensor | None = None
+    canvas = Canvas((height, width), blend_weights(config.blend, size).to(images.device))
     for places in _groups(window_starts(height, size[0], stride[0]), window_starts(width, size[1], stride[1]), config):
-        areas = [(..., slice(top, top + size[0]), slice(left, left + size[1])) for top, left in places]
-        crops: Batch = {"images": torch.cat([images[area] for area in areas])}  # (windows * B, C, ..., h, w)
-        maps = resize(_whole(model, crops), size)
-        if total is None:
-            total = maps.new_zeros(count, maps.shape[1], height, width)
-        for area, window in zip(areas, maps.chunk(len(areas)), strict=True):
-            total[area].addcmul_(window, weights.to(window.dtype))
-            covered[area[1:]] += weights
-    assert total is not None
-    return total.div_(covered)
+        crops = [images[..., top : top + size[0], left : left + size[1]] for top, left in places]
+        for place, window in zip(places, look(model, torch.cat(crops)).chunk(len(places)), strict=True):
+            canvas.add(window, place)
+    mean = canvas.mean(height)
+    assert mean is not None
+    return mean
+
+
+def look(model: PredictingModel, images: Tensor) -> Tensor:
+    """images: (B, C, h, w) of windows -> the output by pixel (B, K, h, w), in fp32 or better."""
+    return resize(_whole(model, {"images": images}), (images.shape[-2], images.shape[-1]))
 
 
 def _groups(tops: list[int], lefts: list[int], config: InferenceConfig) -> Iterator[list[tuple[int, int]]]:

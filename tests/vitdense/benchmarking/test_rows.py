@@ -68,7 +68,8 @@ def test_what_is_timed_of_ours_runs_at_its_batch(name: str) -> None:
         "zero_shot_classifier",
         "clip_loss",
         "siglip_loss",
-    )  # of all pictures together, or of texts
+        "tiled_inference",
+    )  # of all pictures together, or of texts, or of windows
 
 
 def test_training_compares_every_gradient() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vitdense.contracts import IGNORE
-from vitdense.data.transforms import Augment, Geometry, Photometric, base_factor, cut, pad, resize
+from vitdense.data.transforms import Augment, Geometry, Photometric, base_factor, cut, pad, resize, resize_image
 
 YS, XS = np.mgrid[0:60, 0:80]
 IMAGE = np.stack([XS * 3, YS * 4, np.zeros_like(XS)], 2).astype(np.uint8)
@@ -116,3 +116,15 @@ def test_colour_transforms_act_independently_of_one_another() -> None:
     unchanged = sum(value == 100 for value in brightness)
     assert 6 <= unchanged <= 26  # a quarter: neither brightness nor contrast; half, if they acted together
     assert len(set(brightness)) > 20
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5, 9])
+@pytest.mark.parametrize("size", [(23, 31), (90, 130)])
+def test_any_number_of_channels_is_resized_as_each_alone(channels: int, size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).random((59, 80, channels)).astype(np.float32)
+    found = resize_image(image, size)
+    assert found.dtype == np.float32
+    for index in range(channels):
+        alone = resize_image(image[..., [index] * 3], size)[..., 0]
+        # OpenCV rounds places in fp32 in other ways for two channels than for three.
+        np.testing.assert_allclose(found[..., index], alone, rtol=0, atol=1e-5)

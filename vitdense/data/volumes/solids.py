@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 CLASSES = ("background", "ball", "box", "rod", "ring")
 PALETTE = ((44, 52, 74), (236, 90, 76), (58, 130, 214), (250, 190, 66), (62, 176, 150))
@@ -11,6 +12,7 @@ PALETTE = ((44, 52, 74), (236, 90, 76), (58, 130, 214), (250, 190, 66), (62, 176
 Extent = tuple[int, int, int]
 Floats = NDArray[np.float32]
 
+_TILT = 20.0
 _REACH = 1.25  # how far from its centre, in radii, the farthest point of any solid lies
 
 
@@ -23,7 +25,8 @@ class Volume:
 
 
 def render_volume(seed: int, index: int, size: Extent, *, noise: float = 0.08, stream: int = 0) -> Volume:
-    """Volume `index` of a seed: two to four solids that don't overlap, turned at random, in a fog that varies slowly.
+    """Volume `index` of a seed: two to four solids that don't overlap, along any axis and tilted, in a fog that varies
+    slowly.
 
     Brightness is drawn for each solid, whatever its kind, so that its form alone tells what it is. `noise` is the
     deviation of what is added to each voxel, whose whole range is 1.
@@ -52,9 +55,9 @@ def _fog(rng: np.random.Generator, size: Extent) -> Floats:
 
 
 def _turn(rng: np.random.Generator) -> Floats:
-    """(3, 3): a rotation, any as likely as any other."""
-    made, upper = np.linalg.qr(rng.standard_normal((3, 3)))
-    return np.asarray(made * np.sign(np.diag(upper)), np.float32)
+    """(3, 3): the axes in a random order, and turned by at most `_TILT` degrees about each."""
+    tilted = Rotation.from_euler("xyz", rng.uniform(-_TILT, _TILT, 3), degrees=True).as_matrix()
+    return np.asarray(tilted[rng.permutation(3)], np.float32)
 
 
 def _lay(
