@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdense.data.rasters.opening import Area, Raster, Values, choose
 from vitdense.data.rasters.options import RasterConfig
+from vitdense.data.rasters.raster import Area, Raster, Values, choose
 from vitdense.errors import DataError, UserError
 
 BLOCK = 512

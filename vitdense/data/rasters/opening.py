@@ -1,57 +1,24 @@
 """Rasters in files: arrays of numpy and GeoTIFF, read window by window, and pictures, read whole."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vitdense.data.images import SUFFIXES as PICTURES
 from vitdense.data.images import read_image
+from vitdense.data.rasters.geotiff import GeoTiff
 from vitdense.data.rasters.options import RasterConfig
+from vitdense.data.rasters.raster import Area, Raster, Values, choose
 from vitdense.errors import DataError
 
 GEOTIFF = frozenset({".tif", ".tiff"})
 SUFFIXES = frozenset({".npy", *GEOTIFF})
 """What is read window by window; any other picture is decoded whole."""
 
-Values = NDArray[Any]
 Layout = Literal["hw", "hwc", "chw"]
-
-
-class Area(NamedTuple):
-    """A window of a raster, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-class Raster(ABC):
-    """Pixels of `size` (H, W) and `channels`, still on the disk; `dtype` is what the file holds."""
-
-    path: Path
-    size: tuple[int, int]
-    channels: int
-    dtype: np.dtype[Any]
-    georeference: Any = None
-    """What places it on the Earth, as the writer of the same format takes it."""
-
-    @abstractmethod
-    def read(self, area: Area) -> Values:
-        """(C, h, w), in memory of its own."""
-
-    @abstractmethod
-    def sampled(self, step: int) -> Values:
-        """(C, ceil(H / step), ceil(W / step)): about every `step`-th pixel."""
-
-    def empty(self, area: Area) -> NDArray[np.bool_] | None:
-        """(C, h, w): where the file itself says that a channel holds nothing; None where it says nothing of it."""
-        return None
 
 
 class ArrayRaster(Raster):
@@ -85,9 +52,6 @@ def open_raster(path: Path, wanted: int, config: RasterConfig | None = None) -> 
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if suffix in GEOTIFF:
-        # Imported here: it needs this module.
-        from vitdense.data.rasters.geotiff import GeoTiff
-
         return GeoTiff(path, wanted, config)
     if suffix == ".npy":
         return ArrayRaster(path, partial(_map, path), wanted, config)
@@ -118,20 +82,6 @@ def find_layout(path: Path, shape: tuple[int, ...], wanted: int, config: RasterC
         f"{path}: {shape} has no axis of {wanted} channels, which the model takes; pick some by their numbers, such as "
         f"channels: {','.join(map(str, range(wanted)))} and layout: hwc"
     )
-
-
-def choose(path: Path, count: int, wanted: int, config: RasterConfig) -> list[int] | None:
-    """The channels that are picked of `count`, None for all; DataError where they aren't as many as the model takes."""
-    chosen = config.channels
-    if chosen is not None and max(chosen) >= count:
-        raise DataError(f"{path}: channels {list(chosen)} are asked for, and it has {count}, counted from 0")
-    given = count if chosen is None else len(chosen)
-    if given != wanted:
-        whose = "it has" if chosen is None else "picked are"
-        raise DataError(
-            f"{path}: the model takes {wanted} channels, and {whose} {given}; pick some with channels: 0,..."
-        )
-    return None if chosen is None else list(chosen)
 
 
 def _map(path: Path) -> Values:

@@ -15,8 +15,9 @@ from vitdense.data.audit import Audit, Report, shorten
 from vitdense.data.folder import FolderConfig
 from vitdense.data.images import SUFFIXES, read_mask, read_size
 from vitdense.data.pairs import Pair, find_pairs, size_fault
-from vitdense.data.rasters.opening import Area, open_raster
+from vitdense.data.rasters.opening import open_raster
 from vitdense.data.rasters.options import RasterConfig
+from vitdense.data.rasters.raster import Area
 from vitdense.data.rasters.values import Source
 from vitdense.data.segmentation import Labels, PairedSamples
 from vitdense.data.transforms import PAD_COLOUR, Augment

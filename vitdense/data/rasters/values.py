@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitdense.data.rasters.opening import Area, Raster
 from vitdense.data.rasters.options import RasterConfig
+from vitdense.data.rasters.raster import Area, Raster
 
 
 @dataclass(frozen=True)
