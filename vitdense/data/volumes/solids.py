@@ -88,5 +88,5 @@ def _inside(name: str, place: Floats) -> NDArray[np.bool_]:
         return np.asarray(np.maximum(np.maximum(np.abs(a), np.abs(b)), np.abs(c)) < 0.68)
     across = np.sqrt(a * a + b * b)
     if name == "rod":
-        return np.asarray((across < 0.38) & (np.abs(c) < 1.15))
+        return np.asarray((across < 0.52) & (np.abs(c) < 1.05))
     return np.asarray((across - 0.8) ** 2 + c * c < 0.11)
