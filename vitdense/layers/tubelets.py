@@ -1,6 +1,5 @@
 """Clips and volumes to tokens, one for each box of frames and pixels (ViViT, https://arxiv.org/abs/2103.15691)."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -89,9 +88,9 @@ class TubeletStem(TubeletEmbed):
         self.proj = nn.Sequential(*layers, nn.Conv3d(widths[-1], embed_dim, 3, stride=last, padding=1, bias=bias))
 
 
-def _conv_unit(in_channels: int, out_channels: int, stride: Sequence[int]) -> list[nn.Module]:
+def _conv_unit(in_channels: int, out_channels: int, stride: tuple[int, int, int]) -> list[nn.Module]:
     """A 3x3x3 convolution, its batch norm and GELU."""
-    conv = nn.Conv3d(in_channels, out_channels, kernel_size=3, stride=tuple(stride), padding=1, bias=False)
+    conv = nn.Conv3d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
     return [conv, nn.BatchNorm3d(out_channels), nn.GELU()]
 
 
