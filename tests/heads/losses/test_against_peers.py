@@ -38,7 +38,9 @@ def check(ours: Tensor, theirs: Tensor, logits: Tensor, bound: float) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
-@pytest.mark.parametrize(("name", "options", "peer"), PEERS, ids=lambda each: None if callable(each) else str(each)[:40])
+@pytest.mark.parametrize(
+    ("name", "options", "peer"), PEERS, ids=lambda each: None if callable(each) else str(each)[:40]
+)
 def test_equals_segmentation_models_pytorch(
     name: str,
     options: dict[str, Any],
