@@ -36,7 +36,7 @@ def render_volume(seed: int, index: int, size: Extent, *, noise: float = 0.08, s
     bright = _fog(rng, size)
     unit = min(size)
     for _ in range(int(rng.integers(2, 5))):
-        kind, radius = int(rng.integers(1, len(CLASSES))), float(rng.uniform(0.19, 0.31)) * unit
+        kind, radius = int(rng.integers(1, len(CLASSES))), float(rng.uniform(0.22, 0.32)) * unit
         light, turn = rng.uniform(0.5, 0.95), _turn(rng)
         low = np.float32(radius * 0.8)
         for spot in rng.uniform(0, 1, (10, 3)).astype(np.float32):
