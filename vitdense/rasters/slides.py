@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -74,7 +75,7 @@ def embed_slide(encoder: Encoder, path: Path, config: SlideConfig, keep: Path) -
             f"{path}: not one tile of {config.tile} pixels shows anything: missing pixels and background "
             f"({config.background}) leave less than {config.foreground:.0%} of each"
         )
-    vectors = extract(encoder.encode, _with_first(first, tiles))
+    vectors = extract(encoder.encode, chain([first], tiles))
     found = Tiles(vectors, np.array(places, np.int64))
     keep.parent.mkdir(parents=True, exist_ok=True)
     aside = keep.with_name(keep.name + ".part.npz")
@@ -123,11 +124,6 @@ def _batches(source: Source, config: SlideConfig, places: list[tuple[int, int]])
 
 def _resized(tiles: Tensor, config: SlideConfig) -> Tensor:
     return tiles if config.resize_to is None else resize_images(tiles, (config.resize_to, config.resize_to))
-
-
-def _with_first(first: Tensor, others: Iterator[Tensor]) -> Iterator[Tensor]:
-    yield first
-    yield from others
 
 
 def _read_kept(keep: Path, made_of: str) -> Tiles | None:
