@@ -12,7 +12,7 @@ from rich.progress import track
 from vitdense import cli
 from vitdense.build import create_backbone
 from vitdense.loading import load_model
-from vitdense.rasters.commands import read_options, read_values
+from vitdense.options import read_options, read_values
 from vitdense.rasters.probing import FEATURES, embed_slides, read_slides, score_probes
 from vitdense.rasters.slides import Encoder, SlideConfig
 from vitdense.rasters.writing import digest

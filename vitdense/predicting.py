@@ -56,14 +56,6 @@ def find_pictures(paths: Sequence[Path]) -> dict[Path, Path]:
     return found
 
 
-def kind_of(model: Model) -> str:
-    """Where the results of a model of one task go: a folder, or a file for all things of all pictures."""
-    writer = writer_of(model.head)
-    if writer is None:
-        raise UserError(f"head {type(model.head).__name__} {_SILENT}")
-    return writer.kind
-
-
 def predict_files(
     model: Model,
     found: dict[Path, Path],

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from pydantic import ValidationError
 from torch import Tensor
 
 from vitdense.build import AdaptedBackbone, copy_state, fill_backbone
@@ -16,8 +14,8 @@ from vitdense.errors import UserError, WeightsError
 from vitdense.inference import InferenceConfig
 from vitdense.layers.embed import crop_rows_and_columns, pad_rows_and_columns
 from vitdense.model import Model, blank_padding
+from vitdense.options import make, read_values
 from vitdense.pictures import make_palette
-from vitdense.registry import faults_of
 from vitdense.weights.whole.families import read_whole
 from vitdense.weights.whole.parts import Part, Whole
 
@@ -98,14 +96,14 @@ def _fill_part(module: torch.nn.Module, part: Part, source: str) -> None:
 def _given(overrides: Sequence[str]) -> dict[str, Any]:
     """What can be set of a published model: "inference.mode=sliding" and the like, "architecture=ViT-H-14", and
     "task=semantic"."""
-    given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    given = read_values(overrides, "override")
     strange = sorted(given.keys() - {"inference", "architecture", "task"})
     if strange:
         raise UserError(
             f"a published model has no recipe: {', '.join(strange)} can't be set, only inference.*, of open_clip's "
             "files architecture, and of heads that answer with masks task"
         )
-    return dict(given)
+    return given
 
 
 def _inference(given: Mapping[str, Any], published: Mapping[str, Any]) -> InferenceConfig:
@@ -113,8 +111,4 @@ def _inference(given: Mapping[str, Any], published: Mapping[str, Any]) -> Infere
     options: dict[str, Any] = given.get("inference", {})
     if not options.keys() & {"size", "short_side", "long_max"}:
         options = {**published, **options}
-    try:
-        return InferenceConfig.model_validate(options)
-    except ValidationError as error:
-        faults = faults_of(error, InferenceConfig)
-        raise UserError("; ".join(f"inference.{key}: {message}" for key, message in faults)) from error
+    return make(InferenceConfig, options, "inference.")

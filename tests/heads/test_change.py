@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 import vitdense
 from heads import create_head
+from tests.stubs import MapsAlone
 from vitdense.build import AdaptedBackbone
-from vitdense.contracts import Backbone, Batch, Head, Level, Tokens
+from vitdense.contracts import Backbone, Batch, Head, Level
 from vitdense.errors import UserError
 from vitdense.inference import InferenceConfig, infer
 from vitdense.inference.dense import _slide
@@ -68,24 +69,14 @@ def build(case: str, signal: Signal) -> tuple[Model, Siamese]:
     return Model(clips, head).double().eval(), Siamese(single, plain).double().eval()
 
 
-class Pointwise(Backbone):
+class Pointwise(MapsAlone):
     """A stand-in whose maps see one pixel each."""
 
     levels = (Level(3, 1, 1),)
-    embed_dim, num_layers = 3, 1
-    mean, std = (0.0,) * 3, (1.0,) * 3
+    embed_dim = 3
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return [(5 * images).sin()]
-
-    def tokens(self, images: Tensor) -> Tokens:
-        raise NotImplementedError
-
-    def embed(self, images: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def layer_of(self, parameter: str) -> int:
-        return 0
 
 
 def pair_batch(count: int = 2, size: tuple[int, int] = SIZE) -> Batch:

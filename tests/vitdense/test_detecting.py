@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitdense.contracts import Backbone, Batch, Detections, Head, Level, Outputs, Predictions, Tokens
+from tests.stubs import MapsAlone
+from vitdense.contracts import Batch, Detections, Head, Level, Outputs, Predictions
 from vitdense.inference import InferenceConfig, infer
 from vitdense.inference.detection import suppress
 from vitdense.model import Model
@@ -16,24 +17,14 @@ from vitdense.model import Model
 COLOURS = ((1.0, 0.0), (0.0, 1.0))  # red things are of class 0, green ones of class 1
 
 
-class Pixels(Backbone):
+class Pixels(MapsAlone):
     """The picture itself, one level."""
 
-    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     levels = (Level(3, 1),)
-    embed_dim, num_layers = 3, 1
+    embed_dim = 3
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return [images]
-
-    def tokens(self, images: Tensor) -> Tokens:
-        raise NotImplementedError
-
-    def embed(self, images: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def layer_of(self, parameter: str) -> int:
-        return 0
 
 
 class Rectangles(Head):

@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from heads import create_head
+from tests.stubs import MapsAlone
 from vitdense.build import create_backbone
-from vitdense.contracts import Backbone, Level, Tokens
+from vitdense.contracts import Level
 from vitdense.engine.evaluation import _panel
 from vitdense.errors import DataError, UserError
 from vitdense.inference import InferenceConfig
 from vitdense.model import Model
-from vitdense.predicting import find_pictures, kind_of, predict_files
+from vitdense.predicting import find_pictures, predict_files
 from vitdense.predicting_clips import predict_frames
 from vitdense.videos import Film, read_frames, read_parts
 
@@ -27,12 +28,11 @@ PALETTE = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
 pytest.importorskip("av")
 
 
-class Brightness(Backbone):
+class Brightness(MapsAlone):
     """A stand-in for clips whose map is the brightness of each frame's cells; it remembers how long clips were."""
 
     levels = (Level(1, 4, 1),)
-    embed_dim, num_layers = 1, 1
-    mean, std = (0.0,) * 3, (1.0,) * 3
+    embed_dim = 1
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,15 +44,9 @@ class Brightness(Backbone):
         height, width = images.shape[-2:]
         return [F.avg_pool3d(F.pad(bright, (0, -width % 4, 0, -height % 4)), (1, 4, 4))]
 
-    def tokens(self, images: Tensor) -> Tokens:
-        raise NotImplementedError
-
     def embed(self, images: Tensor) -> Tensor:
         self.lengths.append(images.shape[2])
         return images.mean((1, 2, 3, 4))[:, None]
-
-    def layer_of(self, parameter: str) -> int:
-        return 0
 
 
 class ClipModel(Model):
@@ -95,7 +89,7 @@ def test_a_video_is_named_clip_by_clip_and_as_a_whole(film: Path, tmp_path: Path
     model = clip_model("classify", frames=2, frame_stride=2)
     done = predict_files(model, find_pictures([film]), tmp_path / "out")
     assert done.written == [film]
-    found = rows(tmp_path / "out" / kind_of(model))
+    found = rows(done.places[0])
     assert [(row["start_frame"], row["end_frame"], row["class1"]) for row in found[1:]] == [
         ("0", "4", "dark"),
         ("4", "8", "grey"),

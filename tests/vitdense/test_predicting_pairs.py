@@ -12,35 +12,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from heads import create_head
-from vitdense.contracts import Backbone, Level, Tokens
+from tests.stubs import MapsAlone
+from vitdense.contracts import Level
 from vitdense.engine.evaluation import _panel
 from vitdense.errors import DataError, UserError
 from vitdense.model import Model
-from vitdense.predicting import find_pictures, kind_of, predict_files
+from vitdense.predicting import find_pictures, predict_files
 from vitdense.predicting_pairs import match_pairs
 
 PALETTE = ((44, 52, 74), (236, 90, 76))
 SIZE = (32, 48)
 
 
-class Brightness(Backbone):
+class Brightness(MapsAlone):
     """A stand-in whose map is the brightness of each picture's cells of 4 x 4."""
 
     levels = (Level(1, 4, 1),)
-    embed_dim, num_layers = 1, 1
-    mean, std = (0.0,) * 3, (1.0,) * 3
+    embed_dim = 1
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return [F.avg_pool3d(images.mean(1, keepdim=True), (1, 4, 4))]
-
-    def tokens(self, images: Tensor) -> Tokens:
-        raise NotImplementedError
-
-    def embed(self, images: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def layer_of(self, parameter: str) -> int:
-        return 0
 
 
 @pytest.fixture
@@ -83,7 +74,7 @@ def test_each_pair_has_a_mask_and_a_sheet(model: Model, folder: Path, tmp_path: 
     with Image.open(tmp_path / "out" / "overlays" / "p0.jpg") as sheet:
         assert sheet.width > 3 * 500
         assert sheet.height > 350
-    assert kind_of(model) == "masks"
+    assert done.places == [tmp_path / "out" / "masks"]
 
 
 def test_splits_of_a_data_set_keep_their_names(model: Model, folder: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from vitdense.contracts import HEADS, Batch, Detections, Embeddings, Segments
 from vitdense.errors import UserError
 from vitdense.inference import InferenceConfig, infer
 from vitdense.model import Model
-from vitdense.predicting import find_pictures, kind_of, predict_files
+from vitdense.predicting import find_pictures, predict_files
 
 MASKS: dict[str, Any] = {
     "name": "mask_transformer",
@@ -218,8 +218,8 @@ def test_heads_that_compare_have_nothing_to_write(pictures: Path, tmp_path: Path
         predict_files(model_of("words"), find_pictures([pictures]), tmp_path / "out")
     backbone = create_backbone("swin_nano")
     lone = Model(backbone, create_head("clip", backbone, **{key: CLIP[key] for key in ("dim", "text")}))
-    with pytest.raises(UserError, match=r"Clip compares pictures with texts"):
-        kind_of(lone)
+    with pytest.raises(UserError, match=r"Clip: .*compares pictures with texts"):
+        predict_files(lone, find_pictures([pictures]), tmp_path / "out")
     (found,) = lone.predict([pictures / "a.png"])
     assert found.image.norm().item() == pytest.approx(1, abs=1e-5)
     assert found.texts.shape == (0, 16)

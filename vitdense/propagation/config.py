@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
-from yaml import YAMLError
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from vitdense.errors import UserError
-from vitdense.registry import Config, faults_of
+from vitdense.options import make, read_values
+from vitdense.registry import Config
 
 
 class PropagationConfig(Config):
@@ -32,14 +30,8 @@ class PropagationConfig(Config):
 
 def read_options(given: Sequence[str]) -> tuple[PropagationConfig, dict[str, Any]]:
     """Options as "topk=7", and those of the backbone as "backbone.drop_path=0"; UserError names what can't be."""
-    try:
-        options: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(given)))
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"--set takes key=value, given {' '.join(given)} ({error})") from None
+    options = read_values(given, "--set")
     backbone = options.pop("backbone", {})
     if not isinstance(backbone, dict) or "weights" in backbone:
         raise UserError("--set takes options of the backbone as backbone.KEY=VALUE; its weights are --weights")
-    try:
-        return PropagationConfig.model_validate(options), backbone
-    except ValidationError as error:
-        raise UserError("; ".join(f"{key}: {said}" for key, said in faults_of(error, PropagationConfig))) from None
+    return make(PropagationConfig, options, "--set "), backbone

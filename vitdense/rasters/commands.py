@@ -1,12 +1,9 @@
-"""Rasters on the command line: options as key=value, and predictions with a progress bar."""
+"""Rasters on the command line: predictions with a progress bar, and what was written."""
 
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
-import yaml
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -14,10 +11,8 @@ from vitdense import cli
 from vitdense.data.rasters.opening import SUFFIXES
 from vitdense.errors import DataError, UserError
 from vitdense.model import Model
+from vitdense.options import read_options
 from vitdense.rasters.predicting import Done, PredictConfig, predict_raster
-from vitdense.registry import Config, faults_of
-
-C = TypeVar("C", bound=Config)
 
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
@@ -42,29 +37,6 @@ def predict(model: Model, options: argparse.Namespace, console: Console) -> int:
         print(f"{each.result}: {each.windows} windows{empty}; overview: {each.overview}")
     print("".join(f"skipped: {reason}\n" for reason in skipped), end="")
     return cli.DONE
-
-
-def read_options(kind: type[C], given: Iterable[str], flag: str) -> C:
-    """Options from key=value; UserError says which are bad."""
-    try:
-        return kind.model_validate(read_values(given, flag))
-    except ValidationError as error:
-        told = "; ".join(f"{key}: {reason}" if key else reason for key, reason in faults_of(error, kind))
-        raise UserError(f"{flag} {told}") from None
-
-
-def read_values(given: Iterable[str], flag: str) -> dict[str, Any]:
-    """Values as YAML reads them; UserError where there is no key=value."""
-    values = {}
-    for each in given:
-        key, equals, value = each.partition("=")
-        if not equals:
-            raise UserError(f"{flag} {each}: expected key=value")
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"{flag} {each}: the value can't be read") from None
-    return values
 
 
 def find_rasters(paths: Sequence[Path]) -> dict[Path, str]:

@@ -6,24 +6,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vitdense
+from tests.stubs import MapsAlone
 from vitdense.backbones import VideoViTConfig
 from vitdense.backbones.alignment import measure_alignment
-from vitdense.contracts import BACKBONES, Backbone, Level, Tokens
+from vitdense.contracts import BACKBONES, Backbone, Level
 
 SIZE = (250, 333)
 SMALL = BACKBONES.names("*small*patch*")
 PLAIN = [name for name in SMALL if not issubclass(BACKBONES.find(name)[0], VideoViTConfig)]
 
 
-class Toy(Backbone):
+class Toy(MapsAlone):
     """One convolution of stride 16 that pads, floors, or stretches what it floored."""
 
     def __init__(self, fault: str) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.conv, self.fault = nn.Conv2d(3, 8, 16, stride=16), fault
-        self.levels, self.embed_dim, self.num_layers = (Level(8, 16),), 8, 1
-        self.mean, self.std = (0.0,) * 3, (1.0,) * 3
+        self.levels, self.embed_dim = (Level(8, 16),), 8
 
     def forward(self, images: Tensor) -> list[Tensor]:
         height, width = images.shape[-2:]
@@ -34,15 +34,6 @@ class Toy(Backbone):
         if self.fault == "stretched":
             return [F.interpolate(floored, size=size, mode="bilinear")]
         return [F.pad(floored, (1, 0, 1, 0))]  # shifted
-
-    def tokens(self, images: Tensor) -> Tokens:
-        raise NotImplementedError
-
-    def embed(self, images: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def layer_of(self, parameter: str) -> int:
-        return 0
 
 
 def verdicts(backbone: Backbone) -> set[str]:
