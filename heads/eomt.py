@@ -8,6 +8,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from heads.mask_classification import MaskClassificationConfig, MaskClassificationHead
 from vitdense.contracts import HEADS, Backbone, Batch, Level, Outputs
@@ -51,7 +52,10 @@ class EomtConfig(MaskClassificationConfig):
 
 
 class Upscale(nn.Module):
-    """Twice the size: a transposed convolution, GELU, a depthwise convolution, and a norm of each cell."""
+    """Twice the size: a transposed convolution, GELU, a depthwise convolution, and a norm of each cell.
+
+    All but the first, which is nearly all of the work, is done again on the way back, instead of being kept.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -61,8 +65,14 @@ class Upscale(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """maps: (B, C, h, w) -> (B, C, 2h, 2w)."""
-        out = self.conv2(F.gelu(self.conv1(maps)))
-        normed: Tensor = self.norm(out.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        wide = self.conv1(maps)
+        if not torch.is_grad_enabled():
+            return self._refine(wide)
+        refined: Tensor = checkpoint(self._refine, wide, use_reentrant=False, preserve_rng_state=False)
+        return refined
+
+    def _refine(self, wide: Tensor) -> Tensor:
+        normed: Tensor = self.norm(self.conv2(F.gelu(wide)).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return normed
 
 
