@@ -21,9 +21,10 @@ OURS = [pytest.param(clip_loss, id="clip"), pytest.param(siglip_loss, id="siglip
 
 @pytest.fixture(autouse=True)
 def _thin_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strips of seven rows, which divide nothing here."""
+    """Strips of seven rows in parts of few, which divide nothing here."""
     monkeypatch.setattr(contrastive_strips, "ROWS", 7)
     monkeypatch.setattr(contrastive_strips, "VALUES", {"cpu": 1})
+    monkeypatch.setattr(contrastive_strips, "PART", {"cpu": 100})
 
 
 def pairs(number: int, dtype: torch.dtype = torch.float32, width: int = 24) -> tuple[Tensor, ...]:
@@ -62,13 +63,31 @@ def test_values_and_gradients_are_open_clips(ours: Loss, theirs: Loss, dtype: to
 @pytest.mark.parametrize(("ours", "theirs"), CASES)
 @pytest.mark.parametrize("scale", [1e-3, 100.0, 300.0])
 def test_sharp_and_flat_logits_keep_their_digits(ours: Loss, theirs: Loss, scale: float) -> None:
-    """At 300 a softmax spans more than float32's exponents, and each way of choosing has columns of its own range."""
+    """At 300 a softmax spans more than float32's exponents, and each way of choosing has columns of its own range; at
+    100 all logits still share one shift, and at 1e-3 they need none."""
     images, texts, _, bias = pairs(40, torch.float64)
     texts = texts * torch.logspace(-2, 0, 40)[:, None]
     exact = given_to(ours, (images, texts, torch.tensor(scale, dtype=torch.float64), bias))
     assert_near(learn(ours, exact), learn(theirs, exact), 1e-12)
     rough = tuple(each.float() for each in exact)
     assert_near(learn(ours, rough), learn(ours, tuple(each.double() for each in rough)), 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "shift"),
+    [(-50.0, 50.0, 0.0), (10.0, 100.0, 55.0), (-10.0, 100.0, None), (0.0, math.inf, None), (math.nan, math.nan, None)],
+)
+def test_one_shift_serves_all_logits_where_float32_reaches(least: float, most: float, shift: float | None) -> None:
+    assert contrastive_strips._shift_within(torch.tensor([least, most]), torch.float32) == shift
+
+
+def test_bounds_hold_every_logit_and_every_sum() -> None:
+    images, texts, scale, _ = pairs(50, torch.float64)
+    side = contrastive_strips.Side(3 * images, texts, 0, scale)
+    logits = scale * 3 * images @ texts.T
+    least, most = side.bounds().tolist()
+    assert least <= min(float(logits.logsumexp(dim).amin()) for dim in (0, 1))
+    assert most >= float(logits.amax())
 
 
 @pytest.mark.parametrize("ours", OURS)
