@@ -10,13 +10,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for room in ("vitdense", "heads", "tools") for path in (ROOT / room).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 VAGUE = {"utils", "misc", "helpers", "common", "base"}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_file_is_short_and_says_what_it_holds(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= (60 if path.parent.name == "tools" else 300)
+    assert len(text.splitlines()) <= (60 if path.parent == ROOT / "tools" else 300)
     assert ast.get_docstring(ast.parse(text))
     assert path.stem not in VAGUE
 

@@ -1,7 +1,5 @@
 """DETR against transformers' on the same maps: logits, boxes, masks and every loss term."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -11,6 +9,7 @@ from transformers import DetrConfig, DetrForSegmentation
 from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss, ForSegmentationLoss
 
 from heads import create_head
+from tests.precision import default_dtype
 from vitdense.contracts import Batch, Detections, Head, Level, Target
 from vitdense.errors import UserError
 
@@ -50,17 +49,6 @@ def apart(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference, in units of the reference's mean size where that is above one."""
     assert ours.shape == theirs.shape
     return float((ours - theirs).abs().max() / theirs.abs().mean().clamp(min=1))
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """transformers makes the weights of classes in the default type, whatever the logits are."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def randomise(module: nn.Module) -> None:
@@ -188,6 +176,7 @@ def test_losses_and_gradients_equal_transformers(
         each.requires_grad_()
     theirs = theirs_of(maps, chained=True).train()
     ours = ours_of(theirs, masks=True, chained=True).train()
+    # transformers makes the weights of classes in the default type, whatever the logits are.
     with default_dtype(dtype):
         total = theirs(batch["images"], pixel_mask=pixel_mask(batch), labels=labels_of(batch))
     expected = {key: value for key, value in total.loss_dict.items() if not key.startswith("cardinality")}

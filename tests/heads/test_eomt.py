@@ -13,6 +13,7 @@ from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import EomtDinov3ForUn
 
 from heads import create_head
 from heads.eomt import Eomt
+from tests.precision import default_dtype
 from vitdense.build import AdaptedBackbone, fill_backbone
 from vitdense.contracts import ADAPTERS, BACKBONES, HEADS, Batch, Target
 from vitdense.errors import UserError
@@ -150,15 +151,11 @@ def test_losses_and_gradients_are_those_of_transformers(
         batch["progress"] = torch.tensor(progress, dtype=torch.float64)
     labels = [target["labels"] for target in batch["targets"]]
     masks = [target["masks"].to(dtype) for target in batch["targets"]]
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
+    with default_dtype(dtype):
         torch.manual_seed(11)
         expected = theirs.train()(ours.normalise(batch["images"]), masks, labels).loss
         torch.manual_seed(11)
         losses = ours.train().head.losses(ours(batch), batch)
-    finally:
-        torch.set_default_dtype(before)
     assert len(losses) == 3 * 4
     total = torch.stack(list(losses.values())).sum()
     assert apart(total, expected) < tolerance

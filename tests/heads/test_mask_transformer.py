@@ -1,7 +1,5 @@
 """Mask2Former against transformers' on the same maps: logits, masks, and all losses from the same random points."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -10,6 +8,7 @@ from torch import Tensor, nn
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 from heads import create_head
+from tests.precision import default_dtype
 from vitdense.contracts import Batch, Detections, Head, Level, Segments, Target
 from vitdense.errors import TrainingError, UserError
 from vitdense.weights.contents import Checkpoint
@@ -53,17 +52,6 @@ class Maps(nn.Module):
 
     def forward(self, images: Tensor) -> "Maps":
         return self
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """transformers draws its points in the default type, whatever the masks are."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def apart(ours: Tensor, theirs: Tensor) -> float:
@@ -142,6 +130,7 @@ def test_losses_and_gradients_are_those_of_transformers(
     batch = batch_of(64, 96, counts)
     labels = [target["labels"] for target in batch["targets"]]
     masks = [target["masks"].to(dtype) for target in batch["targets"]]
+    # transformers draws its points in the default type, whatever the masks are.
     with default_dtype(dtype):
         torch.manual_seed(11)
         expected = theirs.train()(batch["images"].to(dtype), masks, labels).loss

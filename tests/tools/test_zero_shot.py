@@ -16,9 +16,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from torchvision.datasets import ImageFolder
 
+from tests.tools.zero_shot_by_open_clip import by_open_clip
 from vitdense.recipe import load_recipe
 from vitdense.zero_shot.features import Features
 from vitdense.zero_shot.probes import fit_linear_probe, nearest_logits
@@ -50,18 +50,6 @@ def numbers(run_tool: Tool, capsys: Capture, *arguments: str | Path) -> dict[str
     assert run_tool("zero_shot", *arguments, "--json") == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
-
-
-@torch.no_grad()
-def by_open_clip(theirs: Any, root: Path, templates: Any, names: list[str] | None = None) -> tuple[Tensor, Tensor]:
-    """open_clip's classifier on torchvision's folder under its own transform -> probabilities (N, K), labels (N,)."""
-    pictures = ImageFolder(str(root), open_clip.image_transform((40, 40), False))
-    weights = open_clip.build_zero_shot_classifier(
-        theirs, open_clip.SimpleTokenizer(), names or pictures.classes, templates
-    )
-    images = torch.stack([image for image, _ in pictures])
-    logits = theirs.logit_scale.exp() * theirs.encode_image(images, normalize=True) @ weights
-    return logits.softmax(1), torch.tensor(pictures.targets)
 
 
 @pytest.mark.parametrize(("data", "templates"), [("clothing", "imagenet"), ("cifar10_subset", "CIFAR10")])

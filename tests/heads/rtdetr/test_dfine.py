@@ -10,6 +10,7 @@ from torch import Tensor
 from heads.rtdetr.config import DistributionConfig
 from heads.rtdetr.distribution import distances, moved
 from heads.rtdetr.distribution_losses import _between, _shifts
+from tests.precision import default_dtype
 from vitdense.errors import UserError
 
 SINGLE, DOUBLE = (torch.float32, 1e-5), (torch.float64, 1e-9)
@@ -123,11 +124,9 @@ def test_losses_and_gradients_equal_transformers(
 ) -> None:
     """All that transformers counts, as it pairs layers and distributions."""
     dtype, bound = precision
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # their noise has the default type, ours that of the boxes
     if dtype == torch.float64:
         monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # their weights of bins are single
-    try:
+    with default_dtype(dtype):  # their noise has the default type, ours that of the boxes
         theirs = make_reference("dfine", num_denoising=denoising).to(dtype).train()
         ours = make_ours("dfine", theirs, denoising={"queries": denoising}, distribution={"pairs": "shifted"})
         theirs.model.backbone.maps = make_maps(96, 160, dtype)
@@ -136,8 +135,6 @@ def test_losses_and_gradients_equal_transformers(
         expected = theirs(torch.zeros(2, 3, 96, 160), labels=labels)
         torch.manual_seed(5)
         losses = ours.losses(ours(make_maps(96, 160, dtype), batch), batch)
-    finally:
-        torch.set_default_dtype(before)
     wanted = by_our_names(expected.loss_dict, layers=3, shifted=True)
     assert float(wanted.pop("loss_ddf_dn_2", torch.zeros(())).abs()) == 0  # the last layer from itself
     assert losses.keys() == wanted.keys()
@@ -165,27 +162,25 @@ def test_layers_learn_with_their_own_distributions(
     theirs_of: Any = loss_d_fine.DFineForObjectDetectionLoss
 
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    before = torch.get_default_dtype()
     theirs = make_reference("dfine").double().train()
     ours = make_ours("dfine", theirs)
     batch, labels = make_batch(96, 160, torch.float64)
     outputs = ours(make_maps(96, 160, torch.float64), batch)
     losses = ours.losses(outputs, batch)
-    torch.set_default_dtype(torch.float64)  # which their roots of numbers have
-    _, found, _ = theirs_of(
-        outputs["logits"],
-        labels,
-        "cpu",
-        outputs["boxes_cxcywh"],
-        theirs.config,
-        outputs["layer_logits"][1:].transpose(0, 1),
-        outputs["layer_boxes"][1:].transpose(0, 1),
-        enc_topk_logits=outputs["encoder_logits"],
-        enc_topk_bboxes=outputs["encoder_boxes"],
-        predicted_corners=outputs["layer_corners"].transpose(0, 1),
-        initial_reference_points=outputs["layer_origins"][:, None].expand(-1, 3, -1, -1),
-    )
-    torch.set_default_dtype(before)
+    with default_dtype(torch.float64):  # which their roots of numbers have
+        _, found, _ = theirs_of(
+            outputs["logits"],
+            labels,
+            "cpu",
+            outputs["boxes_cxcywh"],
+            theirs.config,
+            outputs["layer_logits"][1:].transpose(0, 1),
+            outputs["layer_boxes"][1:].transpose(0, 1),
+            enc_topk_logits=outputs["encoder_logits"],
+            enc_topk_bboxes=outputs["encoder_boxes"],
+            predicted_corners=outputs["layer_corners"].transpose(0, 1),
+            initial_reference_points=outputs["layer_origins"][:, None].expand(-1, 3, -1, -1),
+        )
     renamed = {}
     for name, value in found.items():
         kind, _, index = name.partition("_aux_")

@@ -1,3 +1,5 @@
+"""Blueprints: backbones as plain values that survive JSON and build the same."""
+
 import json
 from pathlib import Path
 from typing import Any

@@ -1,3 +1,5 @@
+"""Backbones in detectron2's detectors, by a stand-in of its FPN."""
+
 from typing import Any
 
 import pytest

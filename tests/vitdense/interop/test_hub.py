@@ -1,3 +1,5 @@
+"""Backbones on the Hub: folders with a card and a config, which come back with the same bits."""
+
 import json
 from pathlib import Path
 from typing import Any

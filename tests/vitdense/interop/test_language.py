@@ -1,3 +1,5 @@
+"""Towers in transformers' models of language and pictures: equal features, and text of our tokens."""
+
 import json
 from pathlib import Path
 from typing import Any, TypeVar

@@ -1,3 +1,5 @@
+"""Backbones as smp's encoders, under all of its decoders."""
+
 from pathlib import Path
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""Backbones behind the face of timm's features_only."""
+
 from typing import Any
 
 import pytest

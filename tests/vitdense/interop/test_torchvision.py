@@ -1,3 +1,5 @@
+"""Backbones in torchvision's detectors: losses, anchors, odd sizes and what can't be."""
+
 from collections.abc import Callable
 from typing import Any
 

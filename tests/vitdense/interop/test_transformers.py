@@ -1,3 +1,5 @@
+"""Backbones under transformers' heads: saved, loaded and known to its auto classes."""
+
 import copy
 import json
 from collections.abc import Callable, Iterator

@@ -290,8 +290,7 @@ def test_what_is_written_for_timm_gives_the_same_there_and_comes_back(
     images = torch.randn(1, channels, 64, 96)
     tokens = ours.tokens(images)
     assert apart([torch.cat(tokens[1::-1], dim=1)], [theirs.forward_features(images)]) < SINGLE
-    again = fill(name, tmp_path, {**SMALL, "in_channels": channels})
-    assert torch.equal(again.tokens(images).patches, tokens.patches)
+    assert torch.equal(fill(name, tmp_path, {**SMALL, "in_channels": channels}).tokens(images).patches, tokens.patches)
 
 
 def test_a_resnet_that_timm_has_no_name_for_is_not_written(fill: Fill, tmp_path: Path) -> None:

@@ -26,40 +26,14 @@ from transformers import (
     VJEPA2Model,
 )
 
+from tests.vitdense.weights.video_maps import SINGLE, apart, as_map, assert_equal, clip, frames_first
 from vitdense.contracts import Backbone
 
-SINGLE, DOUBLE = 1e-5, 1e-9
 Enliven = Callable[[nn.Module], nn.Module]
 Fill = Callable[..., Backbone]
 SMALL: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8, "out_indices": (0, 1)}
 WIDTHS: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 COMMON: dict[str, Any] = {**WIDTHS, "intermediate_size": 128, "image_size": 32}
-
-
-def clip(frames: int, height: int, width: int, channels: int = 3) -> Tensor:
-    generator = torch.Generator().manual_seed(7)
-    return torch.randn(2, channels, frames, height, width, generator=generator)
-
-
-def apart(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    assert [a.shape for a in ours] == [b.shape for b in theirs]
-    assert max(float(b.abs().mean()) for b in theirs) > 0.3, "the reference carries no signal"
-    return max(float((a - b).abs().max() / b.abs().mean().clamp(min=1)) for a, b in zip(ours, theirs, strict=True))
-
-
-def assert_equal(ours: Any, theirs: Any, clips: Tensor, expected: Callable[[Any, Tensor], list[Tensor]]) -> None:
-    for to, bound in ((torch.float32, SINGLE), (torch.float64, DOUBLE)):
-        ours, theirs = ours.to(to), theirs.to(to)
-        found = [*ours(clips.to(to)), ours.tokens(clips.to(to)).patches, ours.embed(clips.to(to))]
-        assert apart(found, expected(theirs, clips.to(to))) < bound
-
-
-def frames_first(clips: Tensor) -> Tensor:
-    return clips.transpose(1, 2)
-
-
-def as_map(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
-    return torch.unflatten(tokens.mT, 2, grid)
 
 
 # ---------------------------------------------------------------- TimeSformer
