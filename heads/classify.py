@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitdense.contracts import HEADS, IGNORE, Backbone, Batch, Head, HeadConfig, Level, Outputs, Predictions
+from vitdense.contracts import HEADS, IGNORE, Backbone, Batch, Head, HeadConfig, Level, Outputs, Predictions, require
 from vitdense.errors import UserError
 from vitdense.layers.pool import AttentionPool
 from vitdense.ops.resizing import full_precision
@@ -70,8 +70,7 @@ class Classify(Head):
 
     def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """`loss_ce`, the mean over batch["labels"] (B,) but those of IGNORE; 0 where all are."""
-        if "labels" not in batch:
-            raise UserError("head classify learns from data with a label for each picture or clip")
+        require(batch, "labels", "head classify learns from data with a label for each picture or clip")
         logits, labels = full_precision(outputs["logits"]), batch["labels"]
         loss = F.cross_entropy(
             logits, labels, ignore_index=IGNORE, label_smoothing=self.label_smoothing, reduction="sum"

@@ -22,6 +22,7 @@ from vitdense.contracts import (
     Outputs,
     Predictions,
     Tokenizer,
+    require,
 )
 from vitdense.errors import UserError
 from vitdense.layers.locking import rest_where_frozen
@@ -149,6 +150,8 @@ class Clip(ContrastiveHead):
 
     def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """The picture and the text of a place in the batch belong together, all others don't."""
+        if "text_embeddings" not in outputs:
+            require(batch, "tokens", "a head that compares pictures with texts learns from captions")
         compare = clip_loss if self.loss == "clip" else siglip_loss
         losses = {
             f"loss_{self.loss}": compare(

@@ -9,7 +9,7 @@ from heads.clip import Clip, ClipConfig
 from heads.contrastive.captioning import CaptionDecoder, QueryPool
 from heads.contrastive.text_transformer import TextTransformer, TextTransformerConfig
 from heads.contrastive.tokenizers import TrimmedTokenizer
-from vitdense.contracts import HEADS, Backbone, Batch, Outputs
+from vitdense.contracts import HEADS, Backbone, Batch, Outputs, require
 from vitdense.errors import UserError
 
 
@@ -102,6 +102,7 @@ class Coca(Clip):
 
     def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Of the comparison, and the mean over all tokens of captions that are no padding."""
+        require(batch, "tokens", "head coca learns from captions")
         targets = batch["tokens"][:, 1:].flatten()
         logits = outputs["caption_logits"].flatten(0, 1)
         found = super().losses(outputs, batch)

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
-from vitdense.contracts import Batch, Head, HeadConfig, Level, Outputs, Predictions
+from vitdense.contracts import Batch, Head, HeadConfig, Level, Outputs, Predictions, require
 from vitdense.errors import UserError
 from vitdense.layers.embed import crop_rows_and_columns
 from vitdense.ops.resizing import full_precision, resize
@@ -129,6 +129,7 @@ def cut_to_picture(maps: Tensor, finest: Tensor, batch: Batch, *, stride: int, f
 
 def check_depth(predicted: Tensor, batch: Batch) -> Tensor:
     """The batch's depth (B, H, W) in floats, or a UserError where it doesn't belong to its pictures."""
+    require(batch, "depth", "a head of depth learns from depth")
     depth = batch["depth"]
     if not depth.is_floating_point():
         raise UserError(f"depth must be floats in metres with 0 where unknown, got {depth.dtype}")

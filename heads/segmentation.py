@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat, SerializeAsAny, field_validator
 from torch import Tensor, nn
 
 from heads.losses import LossConfig, Pixels, read_losses
-from vitdense.contracts import Batch, Head, HeadConfig, Level, Outputs, Predictions
+from vitdense.contracts import Batch, Head, HeadConfig, Level, Outputs, Predictions, require
 from vitdense.errors import UserError
 from vitdense.ops.upsampled_argmax import upsampled_argmax
 
@@ -92,6 +92,7 @@ class SegmentationHead(Head):
 
 def check_masks(logits: Tensor, batch: Batch) -> Tensor:
     """The batch's masks as (B, H, W) int64, or a UserError where they don't belong to its pictures."""
+    require(batch, "masks", "a head of segmentation learns from masks")
     masks = batch["masks"]
     if masks.dtype not in MASK_DTYPES:
         raise UserError(f"masks must hold int16, int32 or int64 class indices, got {masks.dtype}")

@@ -172,19 +172,23 @@ class _Parser:
         if not isinstance(heads, dict) or not heads or not all(isinstance(head, dict) for head in heads.values()):
             self.fault("heads", f"expected a mapping of tasks to heads, given {heads!r}")
             return
-        tasks, metrics = {}, {}
+        tasks, metrics, before = {}, {}, len(self.faults)
         for name, given in heads.items():
             options = dict(given)
-            if "metric" not in options:
+            metric = options.pop("metric", None)
+            if metric is None:
                 self.fault(f"heads.{name}.metric", "missing key: each task has a metric, such as {name: miou}")
-            metrics[name] = options.pop("metric", "miou")
+            elif isinstance(metric, dict):
+                self.named(f"heads.{name}.metric", dict(metric), {}, METRICS)
             weight = {"loss_weight": options.pop("loss_weight")} if "loss_weight" in options else {}
-            tasks[name] = {"head": options, **weight}
-        merged["head"], merged["metric"] = {"name": "tasks", "tasks": tasks}, {"name": "tasks", "metrics": metrics}
+            self.named(f"heads.{name}", dict(options), {}, HEADS)
+            tasks[name], metrics[name] = {"head": options, **weight}, metric
+        if len(self.faults) == before:
+            merged["head"], merged["metric"] = {"name": "tasks", "tasks": tasks}, {"name": "tasks", "metrics": metrics}
 
     def missing(self, section: str) -> None:
-        """A section that has to be there; heads that are no mapping have been told of already."""
-        if section != "head" or not any(": heads: " in fault for fault in self.faults):
+        """A section that has to be there; what is wrong with heads has been told of already."""
+        if section not in ("head", "metric") or not any(": heads" in fault for fault in self.faults):
             self.fault(section, "missing section")
 
     def zero_shot(self, given: object) -> dict[str, ZeroShotConfig]:
@@ -232,9 +236,7 @@ class _Parser:
         try:
             return create()
         except ValidationError as error:
-            for option, message in faults_of(
-                error, kind, also=("name",) if section in NAMED or section.endswith(".data") else ()
-            ):
+            for option, message in faults_of(error, kind, also=_keys_beside(section)):
                 self.fault(f"{section}.{option}" if option else section, message)
             return None
 
@@ -253,6 +255,13 @@ class _Parser:
         while place and place not in self.origins:
             place = place.rpartition(".")[0]
         self.faults.append(f"{self.origins.get(place, self.path)}: {key}: {message}")
+
+
+def _keys_beside(section: str) -> tuple[str, ...]:
+    """Keys that a section has besides the options of its class."""
+    if section.startswith("heads.") and not section.endswith(".metric"):
+        return ("name", "loss_weight", "metric")
+    return ("name",) if section in NAMED or section.endswith((".data", ".metric")) else ()
 
 
 def _in_heads(key: str) -> str:

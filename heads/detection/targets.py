@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from heads.detection.boxes import to_centres
-from vitdense.contracts import Batch
+from vitdense.contracts import Batch, require
 from vitdense.errors import UserError
 
 
@@ -35,8 +35,7 @@ def read_targets(batch: Batch, frames: Tensor, num_classes: int) -> Targets:
 
     UserError where there are none to learn from.
     """
-    if "targets" not in batch:
-        raise UserError(f"a detection head learns from boxes, but the batch has only {', '.join(batch)}")
+    require(batch, "targets", "a detection head learns from boxes")
     given = batch["targets"]
     counts = tuple(len(target["labels"]) for target in given)
     labels = torch.cat([target["labels"] for target in given]).to(frames.device, torch.int64)

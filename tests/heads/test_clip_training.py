@@ -147,3 +147,10 @@ def test_open_clips_tokenizer_is_at_hand() -> None:
     assert isinstance(module, Clip)
     expected = open_clip.tokenize(["two dogs", "a cat on a roof"])
     torch.testing.assert_close(module.tokenizer(["two dogs", "a cat on a roof"]), expected[:, :7])
+
+
+def test_pictures_without_captions_are_told() -> None:
+    model = nano()
+    images: Any = {"images": batch()["images"]}
+    with pytest.raises(UserError, match="learns from captions, but the batch has only images"):
+        model.head.losses(model(images), images)

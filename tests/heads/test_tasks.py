@@ -113,9 +113,13 @@ def test_a_recipe_of_heads_is_written_and_read_back(tmp_path: Path) -> None:
     ("heads", "told"),
     [
         ("{semantic: {name: fnc, metric: {name: miou}}}", "heads.semantic"),
-        ("{semantic: {name: fcn, chanels: 3, metric: {name: miou}}}", "chanels"),
+        (
+            "{semantic: {name: fcn, chanels: 3, metric: {name: miou}}}",
+            "semantic.chanels: unknown key, did you mean",
+        ),
+        ("{semantic: {name: fcn, los_weight: 3, metric: {name: miou}}}", "did you mean 'loss_weight'"),
         ("{semantic: {name: fcn}}", "heads.semantic.metric: missing key"),
-        ("{semantic: {name: fcn, metric: {name: miuo}}}", "heads.semantic.metric"),
+        ("{semantic: {name: fcn, metric: {name: miuo}}}", "heads.semantic.metric.name: no metric named 'miuo'"),
         ("{semantic: {name: fcn, loss_weight: -1, metric: miou}}", "heads.semantic.loss_weight"),
         ("[fcn]", "expected a mapping of tasks to heads"),
         ("{}", "heads: expected a mapping"),

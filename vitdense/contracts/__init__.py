@@ -11,6 +11,7 @@ from vitdense.contracts.batches import (
     Segments,
     Split,
     Target,
+    require,
 )
 from vitdense.contracts.data import DataConfig, Metric, MetricConfig, Samples
 from vitdense.contracts.features import (
@@ -60,6 +61,7 @@ __all__ = [
     "Target",
     "Tokenizer",
     "Tokens",
+    "require",
 ]
 
 BACKBONES: Registry[BackboneConfig] = Registry("backbone", ("vitdense.backbones",))

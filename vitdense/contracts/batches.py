@@ -7,6 +7,8 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import Tensor
 
+from vitdense.errors import UserError
+
 IGNORE = -1
 """The class index of pixels without a label, in every mask and every loss, whatever the files use."""
 Split = Literal["train", "val"]
@@ -157,3 +159,9 @@ Predictions = list[Any]
 """One entry for each picture, clip or volume of the batch: a (H, W) or (T, H, W) tensor of class indices for
 segmentation, of metres for depth, logits (K,) for one class of the whole, Detections for heads that find things,
 Segments for those that find stuff too, Embeddings for those that compare pictures with texts."""
+
+
+def require(batch: Batch, key: str, said: str) -> None:
+    """UserError where a batch lacks what a head learns from; `said` begins the message."""
+    if key not in batch:
+        raise UserError(f"{said}, but the batch has only {', '.join(batch)}: take other data, or another head")

@@ -1,7 +1,7 @@
 """Batches for training and evaluation: torch's DataLoader over our samplers, with one policy for samples that fail."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -87,6 +87,7 @@ class Batches:
         together: Callable[[Sequence[Sample]], Batch],
     ) -> None:
         self.sampler = sampler
+        self._running: Generator[Batch, None, None] | None = None
         self._may_be_empty = not samples.replace and not samples.stop
         self._loader: DataLoader[Batch | Fault] = DataLoader(
             samples,  # type: ignore[arg-type]  # torch types a loader by its samples, not by what collate gives
@@ -103,10 +104,16 @@ class Batches:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = self._checked()
-        return _without_empty(batches) if self._may_be_empty else batches
+        self._running = self._checked()
+        return _without_empty(self._running) if self._may_be_empty else self._running
 
-    def _checked(self) -> Iterator[Batch]:
+    def close(self) -> None:
+        """Ends the workers of an iteration that was left midway: they hear no signals, and a process that ends by a
+        fault would wait for them for ever."""
+        if self._running is not None:
+            self._running.close()
+
+    def _checked(self) -> Generator[Batch, None, None]:
         for batch in self._loader:
             if isinstance(batch, Fault):
                 raise batch.kind(batch.message)

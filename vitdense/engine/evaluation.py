@@ -1,6 +1,7 @@
 """Metrics of a model on a split: exact under any batch size and any number of processes."""
 
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -40,7 +41,7 @@ def evaluate(
     batches = eval_loader(samples, recipe.data, rank=rank, world_size=world_size, limit=limit, tokenize=tokenize)
     own, wanted = len(range(rank, min(len(samples), limit or len(samples)), world_size)), recipe.engine.pictures
     shown, seen = {number * own // wanted for number in range(wanted)}, 0
-    with torch.no_grad(), fabric.autocast():
+    with torch.no_grad(), fabric.autocast(), closing(batches):
         for batch in track(batches):
             batch = to_device(batch, fabric.device)
             predictions = infer(model, batch, recipe.inference)

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lightning.fabric import Fabric
 from vitdense import checkpoint, pictures
 from vitdense.build import build_model
 from vitdense.contracts import Batch
-from vitdense.data.loader import train_loader
+from vitdense.data.loader import Batches, train_loader
 from vitdense.engine.averages import Averages
 from vitdense.engine.evaluation import evaluate, to_device
 from vitdense.engine.gradients import learn_step
@@ -126,12 +127,14 @@ class Training:
     def run(self, until: int) -> FitResult:
         """Steps up to `until`, with evaluation, checkpoints and records on the way."""
         engine = self.recipe.engine
-        batches = self._ready(self._batches(until))
+        loaded = self._batches(until)
+        batches = self._ready(loaded)
         self.seconds: dict[str, list[float]] = {"step": [], "evaluation": [], "save": []}
         total, stopped = self.recipe.schedule.steps, False
         with (
             Journal(self.recipe.run_dir, start=self.step, total=total, active=self._first) as self.journal,
             StopOnSignal() as stop,
+            closing(loaded),
         ):
             self._introduce()
             if self.step >= until:
@@ -157,20 +160,18 @@ class Training:
     def _first(self) -> bool:
         return bool(self.fabric.is_global_zero)
 
-    def _batches(self, until: int) -> Iterator[Batch]:
+    def _batches(self, until: int) -> Batches:
         data, engine = self.recipe.data, self.recipe.engine
-        return iter(
-            train_loader(
-                self.train_samples,
-                data,
-                seed=engine.seed,
-                start_step=self.step,
-                num_steps=until - self.step,
-                accumulate=engine.accumulate,
-                rank=self.fabric.global_rank,
-                world_size=self.fabric.world_size,
-                tokenize=self.recipe.head.tokenizer(),
-            )
+        return train_loader(
+            self.train_samples,
+            data,
+            seed=engine.seed,
+            start_step=self.step,
+            num_steps=until - self.step,
+            accumulate=engine.accumulate,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+            tokenize=self.recipe.head.tokenizer(),
         )
 
     def _train_step(self, batches: Iterator[Batch]) -> None:
@@ -194,7 +195,7 @@ class Training:
         self.journal.advance(self.step)
         self.seconds["step"].append(time.perf_counter() - start)
 
-    def _ready(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _ready(self, batches: Batches) -> Iterator[Batch]:
         """Batches on the device, with how far training is and what the teacher makes of them."""
         first, parts, total = self.step, self.recipe.engine.accumulate, self.recipe.schedule.steps
         for number, batch in enumerate(batches):

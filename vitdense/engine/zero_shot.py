@@ -1,5 +1,6 @@
 """Zero-shot accuracy of a run's model on the data sets of its recipe, exact over any number of processes."""
 
+from contextlib import closing
 from functools import partial
 
 import torch
@@ -55,7 +56,7 @@ def _evaluate(fabric: Fabric, model: Model, config: ZeroShotConfig, limit: int |
     metric = Accuracy(tuple(each.name for each in matched.classes))
     places = torch.tensor([*matched.places, IGNORE])  # the last stands for itself
     batches = eval_loader(samples, config.data, rank=fabric.global_rank, world_size=fabric.world_size, limit=limit)
-    with torch.no_grad(), fabric.autocast():
+    with torch.no_grad(), fabric.autocast(), closing(batches):
         classifier = build_classifier(model, config.prompts(), matched.classes)
         for batch in batches:
             embeddings = model.encode_image(batch["images"].to(fabric.device))

@@ -96,3 +96,10 @@ def test_what_can_not_be_is_refused() -> None:
     head = create_head("classify", Cells(), num_classes=5)
     with pytest.raises(UserError, match="a label for each"):
         head.losses({"logits": torch.randn(2, 5)}, {})
+
+
+def test_data_without_labels_are_told() -> None:
+    backbone = Cells()
+    head = create_head("classify", backbone, num_classes=5)
+    with pytest.raises(UserError, match=r"a label for each picture or clip, but the batch has only sizes"):
+        head.losses(head(head.look(backbone, CLIPS), BATCH), {"sizes": [(8, 12)] * 2})

@@ -1,5 +1,6 @@
 """Batches: the same with and without workers, and one policy for samples that can't be read."""
 
+import multiprocessing
 import pickle
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -72,6 +73,17 @@ def batches(config: FolderConfig, workers: int, split: Split = "train", **option
 
 def test_no_workers_and_two_workers_draw_the_same_batches(folder: FolderConfig) -> None:
     assert equal(list(batches(folder, 0)), list(batches(folder, 2)))
+
+
+def test_closed_midway_batches_leave_no_worker(folder: FolderConfig) -> None:
+    drawn = batches(folder, 2)
+    left = iter(drawn)  # as a traceback holds it, to the end of its process
+    next(left)
+    assert len(multiprocessing.active_children()) == 2
+    drawn.close()
+    assert not multiprocessing.active_children()
+    with pytest.raises(StopIteration):
+        next(left)
 
 
 def test_a_resume_draws_the_same_pixels(folder: FolderConfig) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from vitdense import checkpoint
 from vitdense.contracts import Batch, Outputs
-from vitdense.engine import fit, rehearse
+from vitdense.engine import evaluation, fit, rehearse
+from vitdense.engine.averages import Averages
 from vitdense.errors import DataError, SaveError, TrainingError, UserError
 from vitdense.loading import load_model
 from vitdense.model import Model
@@ -159,3 +161,18 @@ def test_the_resolved_recipe_of_a_run_loads(make_recipe: MakeRecipe, tmp_path: P
     recipe = make_recipe("run")
     fit(recipe, stop_after=1)
     assert load_recipe(tmp_path / "run" / "recipe.yaml").data.model_dump() == recipe.data.model_dump()
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Averages, "add"), (evaluation, "infer")], ids=["training", "evaluation"])
+def test_a_fault_of_anybodys_ends_the_workers(
+    owner: object, name: str, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fall(*_: object) -> None:
+        raise ZeroDivisionError
+
+    recipe = make_recipe("run", "data.workers=1")
+    monkeypatch.setattr(owner, name, fall)
+    with pytest.raises(ZeroDivisionError) as held:  # and with it the frames, as at the end of a process
+        fit(recipe)
+    assert held.tb is not None
+    assert not multiprocessing.active_children()
