@@ -162,8 +162,8 @@ def _sums_of_shifted(side: Side, shift: float) -> tuple[Sums, Sums, Tensor]:
             powers = _shifted(part, shift).exp_()
             torch.sum(powers, dim=1, out=total[rows])
             below += powers.sum(dim=0)
-    alike = side.rows.new_tensor(shift)
-    return Sums(alike.expand_as(total), total), Sums(alike.expand(len(below)), below), pairs
+    above = side.rows.new_full((len(below),), shift)
+    return Sums(torch.full_like(total, shift), total), Sums(above, below), pairs
 
 
 def _sums_by_greatest(side: Side) -> tuple[Sums, Sums, Tensor]:
