@@ -8,11 +8,11 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from heads.mask_classification import MaskClassificationConfig, MaskClassificationHead
 from vitdense.contracts import HEADS, Backbone, Batch, Level, Outputs
 from vitdense.errors import UserError
+from vitdense.layers.block import run_again_in_backward
 from vitdense.ops.resizing import resize
 
 _POWER = 0.9
@@ -66,10 +66,7 @@ class Upscale(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """maps: (B, C, h, w) -> (B, C, 2h, 2w)."""
         wide = self.conv1(maps)
-        if not torch.is_grad_enabled():
-            return self._refine(wide)
-        refined: Tensor = checkpoint(self._refine, wide, use_reentrant=False, preserve_rng_state=False)
-        return refined
+        return run_again_in_backward(self._refine, wide) if torch.is_grad_enabled() else self._refine(wide)
 
     def _refine(self, wide: Tensor) -> Tensor:
         normed: Tensor = self.norm(self.conv2(F.gelu(wide)).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

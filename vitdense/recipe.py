@@ -179,10 +179,10 @@ class _Parser:
             if metric is None:
                 self.fault(f"heads.{name}.metric", "missing key: each task has a metric, such as {name: miou}")
             elif isinstance(metric, dict):
-                self.named(f"heads.{name}.metric", dict(metric), {}, METRICS)
+                metric = self.named(f"heads.{name}.metric", dict(metric), {}, METRICS)
             weight = {"loss_weight": options.pop("loss_weight")} if "loss_weight" in options else {}
-            self.named(f"heads.{name}", dict(options), {}, HEADS)
-            tasks[name], metrics[name] = {"head": options, **weight}, metric
+            head = self.named(f"heads.{name}", options, {}, HEADS)
+            tasks[name], metrics[name] = {"head": head, **weight}, metric
         if len(self.faults) == before:
             merged["head"], merged["metric"] = {"name": "tasks", "tasks": tasks}, {"name": "tasks", "metrics": metrics}
 

@@ -15,8 +15,6 @@ from vitdense.model import Model
 from vitdense.optim import OptimConfig, parameter_groups
 
 NANO = {"name": "clip_text_nano", "context": 8, "vocab": 60}
-
-
 BACKBONES = ["vit_nano_patch8", "swin_nano", "swinv2_nano", "vit_nano_r_s16", "timm/resnet10t", "timm/test_convnext"]
 
 

@@ -8,17 +8,9 @@ from torch import Tensor, nn
 from vitdense.contracts import Batch, Level, Target
 
 LEVELS = (Level(6, 8), Level(8, 16), Level(10, 32))
-
-
 REFINE, TWO_STAGE = {"with_box_refine": True}, {"with_box_refine": True, "two_stage": True}
-
-
 KINDS: list[dict[str, bool]] = [{}, REFINE, TWO_STAGE]
-
-
 CLASSES, QUERIES = 7, 9
-
-
 TINY: dict[str, Any] = {
     "channels": 32,
     "num_heads": 4,

@@ -150,7 +150,7 @@ def run(block: nn.Module, *inputs: Any) -> Tensor:
     return out
 
 
-def run_again_in_backward(block: nn.Module, *inputs: Any) -> Tensor:
+def run_again_in_backward(block: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """block(...), keeping its inputs alone and running the block once more in the backward pass."""
     out: Tensor = checkpoint(block, *inputs, use_reentrant=False)
     return out

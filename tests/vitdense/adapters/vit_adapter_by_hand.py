@@ -11,8 +11,6 @@ from vitdense.adapters.interaction import Grid
 from vitdense.contracts import Backbone
 
 HEADS, POINTS = 3, 2
-
-
 Weights = dict[str, Tensor]
 
 
