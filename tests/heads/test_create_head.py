@@ -34,12 +34,11 @@ def test_a_head_without_classes_is_refused_at_the_door() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [
-        ("linear", {}, "a head of segmentation learns from masks"),
+        ("linear", {"num_classes": 5}, "a head of segmentation learns from masks"),
         ("linear_depth", {"max_depth": 10.0}, "a head of depth learns from depth"),
     ],
 )
 def test_data_without_what_a_head_learns_from_are_told(name: str, options: dict[str, Any], told: str) -> None:
-    options = options or {"num_classes": 5}
     head = create_head(name, LEVELS, **options)
     batch: Batch = {"images": torch.rand(2, 3, 32, 48), "sizes": [(32, 48)] * 2}
     outputs = head([torch.rand(2, 8, 4, 6), torch.rand(2, 12, 2, 3)], batch)

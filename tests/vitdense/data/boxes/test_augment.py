@@ -19,9 +19,10 @@ from vitdense.data.loader import collate, train_loader
 from vitdense.errors import DataError
 
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+CROPS = {"crop_short": [100, 120], "crop_sides": [64, 110]}
 KINDS = {
     "none": {"kind": "none", "flip": True},
-    "detr": {"kind": "detr", "short": [96, 160], "long_max": 230, "crop_short": [100, 120], "crop_sides": [64, 110]},
+    "detr": {"kind": "detr", "short": [96, 128, 160], "long_max": 230, **CROPS},
     "jitter": {"kind": "jitter", "size": [112, 128], "scale": [0.3, 2.0]},
     "stretch": {"kind": "stretch", "size": [128, 96], "photometric": False},
     "sizes": {"kind": "stretch", "sizes": [96, 128, [160, 96]], "photometric": False},
